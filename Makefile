@@ -1,0 +1,126 @@
+# Forebay's commands. `make` alone lists them.
+# Each brings what it needs and does nothing where that is already there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(HOME)/.cache/forebay
+
+# One folder for every checkout, so that llama.cpp is compiled once (about 5 minutes on 2 cores).
+ifndef CARGO_TARGET_DIR
+CARGO_TARGET_DIR := $(shell deploy/setup/target-dir $(CACHE)/target)
+endif
+ifeq ($(strip $(CARGO_TARGET_DIR)),)
+$(error no target folder: deploy/setup/target-dir failed, is Rust on PATH?)
+endif
+export CARGO_TARGET_DIR
+# RUSTFLAGS would replace the flags of .cargo/config.toml: no native kernels, and all built anew.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+
+# One profile for everything: another one would compile llama.cpp again.
+PROFILE := --release
+BIN := $(CARGO_TARGET_DIR)/release/forebay
+
+CONFIG ?= config/quickstart.toml
+MODELS := smollm2-135m-instruct all-minilm-l6-v2
+
+TOOLS := $(CACHE)/tools
+VENV_TESTS := $(CACHE)/venv-tests
+VENV_BENCH := $(CACHE)/venv-bench
+VENV_DENY := $(CACHE)/venv-deny
+# The tests find promtool and prometheus on PATH, wherever they come from.
+export PATH := $(PATH):$(TOOLS)/usr/bin
+
+# The parts of a target share the cores, the cargo lock and the ports: one after another.
+.NOTPARALLEL:
+
+##@ Everyday
+
+.PHONY: run
+run: build setup-models ## Set up, build and serve CONFIG (config/quickstart.toml) on 127.0.0.1:8080
+	exec $(BIN) serve --config $(CONFIG)
+
+.PHONY: test
+test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
+
+.PHONY: lint
+lint: setup-tools deny ## rustfmt, clippy without warnings, cargo-deny; Cargo.lock must be current
+	cargo fmt --all --check
+	cargo clippy $(PROFILE) --workspace --all-targets --locked -- -D warnings
+
+.PHONY: bench
+bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as a table
+	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python
+
+.PHONY: build
+build: setup-tools ## The binary alone
+	cargo build $(PROFILE)
+
+##@ Parts of test
+
+.PHONY: test-rust
+test-rust: setup-models setup-prometheus ## Unit tests and tests/it
+	cargo test $(PROFILE) --workspace
+
+.PHONY: test-clients
+test-clients: setup-models setup-clients ## The OpenAI SDK against the running binary
+	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients
+
+.PHONY: test-deploy
+test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own tools can judge it
+	$(BIN) check --config deploy/container.toml
+	promtool check config deploy/prometheus/prometheus.yml deploy/prometheus/compose.yml
+
+# Last of all: it puts a binary with both engines in the place of the default one. The grep is there
+# because cargo calls it a success when no test has that name.
+.PHONY: test-mistralrs
+test-mistralrs: setup-models ## The second engine answers (a cold build takes about 12 minutes)
+	cargo test $(PROFILE) --features mistralrs --test it mistralrs 2>&1 | tee /dev/stderr | grep -E 'result: ok\. [1-9]' >/dev/null
+
+##@ Parts of set-up
+
+.PHONY: setup
+setup: setup-models setup-clients setup-prometheus setup-bench ## All of it
+
+.PHONY: setup-tools
+setup-tools: ## cmake, a C++ compiler, libclang
+	@deploy/setup/tools
+
+.PHONY: setup-models
+setup-models: build ## The weights of the quickstart
+	@$(BIN) model pull $(MODELS)
+
+.PHONY: setup-clients
+setup-clients: ## The Python clients that the tests use
+	@deploy/setup/venv $(VENV_TESTS) tests/clients/requirements.txt
+
+.PHONY: setup-prometheus
+setup-prometheus: ## prometheus and promtool, unpacked only
+	@deploy/setup/prometheus $(TOOLS)
+
+.PHONY: setup-bench
+setup-bench: ## llama.cpp's own server for bench
+	@deploy/setup/venv $(VENV_BENCH) deploy/setup/bench-requirements.txt
+
+##@ Other
+
+# Without `advisories`: that check clones a git database, which a closed site cannot reach. Run
+# `cargo deny check advisories` where it can. A cargo-deny on PATH goes before the packaged one.
+# The fetch is for --offline, which would miss crates of other platforms; it is quick when warm.
+.PHONY: deny
+deny: ## Licences, banned crates and sources of every dependency
+	@command -v cargo-deny >/dev/null || deploy/setup/venv $(VENV_DENY) deploy/setup/deny-requirements.txt
+	@cargo fetch --locked --quiet
+	@PATH="$$PATH:$(VENV_DENY)/bin" cargo deny --all-features --locked --offline check bans licenses sources
+
+.PHONY: image
+image: ## The container image; TARGET_CPU=... for other machines than x86-64-v3
+	docker build $(if $(TARGET_CPU),--build-arg TARGET_CPU=$(TARGET_CPU)) --tag forebay:dev .
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } \
+	    /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

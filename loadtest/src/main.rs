@@ -1,0 +1,48 @@
+//! Black-box load tests: whatever they measure, they measure over HTTP on the loopback interface.
+
+mod client;
+mod driver;
+mod engine;
+mod forebay;
+mod machine;
+mod peer;
+mod process;
+mod prompt;
+mod report;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(about = "Load tests of a Forebay on this machine")]
+struct Cli {
+    #[command(subcommand)]
+    test: Test,
+}
+
+#[derive(Subcommand)]
+enum Test {
+    /// Forebay's llama engine against llama.cpp's own server, on the same weights
+    Engine(engine::Args),
+}
+
+/// One thread: the load must leave the cores to the servers, and waiting is nearly all it does.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<ExitCode> {
+    let Cli { test } = Cli::parse();
+    let mut terminated = signal(SignalKind::terminate())?;
+    // Dropping a test's future ends the servers that it started.
+    let clean = tokio::select! {
+        clean = async { match test { Test::Engine(args) => engine::run(args).await } } => clean?,
+        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
+        _ = terminated.recv() => return Ok(ExitCode::from(143)),
+    };
+    Ok(if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,88 @@
+//! A server that the test starts, and that ends with it.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::{Child, Command};
+
+/// A folder for logs and databases, gone when it is dropped.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("forebay-loadtest-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("can't create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing depends on the folder any more, and there is nobody left to tell.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Its drop kills the child, by its own id.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    name: &'static str,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its standard error in a log file. What becomes of the other streams
+    /// is the caller's choice.
+    pub(crate) fn start(
+        name: &'static str,
+        command: &mut Command,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        let log = scratch.path().join(format!("{name}.log"));
+        let child = command
+            .stderr(Stdio::from(File::create(&log)?))
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("can't start {name}: {:?}", command.as_std().get_program()))?;
+        Ok(Self { child, name, log })
+    }
+
+    /// An error with the end of the log, once the child is gone.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        let Some(status) = self.child.try_wait()? else {
+            return Ok(());
+        };
+        bail!("{} ended ({status}):\n{}", self.name, self.log_tail());
+    }
+
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().rev().take(15).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends the child and waits until it is gone.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("can't end {}", self.name))
+    }
+}
+
+/// A port that is free now. Somebody may take it before the server does: then the start fails.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}

@@ -1,0 +1,59 @@
+import httpx
+import openai
+import pytest
+
+from server import KEY, Server
+
+# The SDK reads these: they must not lead a test to another server.
+AMBIENT = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_ambient_settings():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in AMBIENT:
+            patch.delenv(name, raising=False)
+        yield
+
+
+def running(folder):
+    try:
+        server = Server(folder)
+    except RuntimeError as error:
+        # One clear message, not the traceback of a fixture; and a failure, never a skip.
+        pytest.fail(str(error), pytrace=False)
+    yield server
+    code = server.stop()
+    assert code == 0, f"a drained server ends with 0, not {code}:\n{server.log_tail()}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    yield from running(tmp_path_factory.mktemp("forebay"))
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    """A server whose ledger holds nothing but what the module's own tests asked for."""
+    yield from running(tmp_path_factory.mktemp("forebay"))
+
+
+def sdk(server, key=KEY):
+    # Without retries: they would hide an error that comes once. Without trust_env: the environment's
+    # proxy is not for loopback.
+    http = openai.DefaultHttpxClient(trust_env=False)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=120, http_client=http)
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    with sdk(server) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def raw(server):
+    """Plain HTTP, for what the SDK hides."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=120) as client:
+        yield client
