@@ -83,6 +83,25 @@ fn models_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBu
         .context("where should the weights go? Neither FOREBAY_MODELS__DIR nor HOME is set")
 }
 
+/// Where the weights of a model of the built-in catalogue are: its one file, or the folder of its files.
+///
+/// # Errors
+/// The catalogue has no such model, or it wasn't pulled yet.
+pub fn weights_of(name: &str) -> Result<PathBuf> {
+    let catalogue = Catalogue::load(None)?;
+    let model = *catalogue
+        .find_all(&[name.to_owned()])?
+        .first()
+        .context("a name that was found")?;
+    let models_dir = models_dir()?;
+    anyhow::ensure!(
+        presence(model, &models_dir) == "yes",
+        "the weights of {name} are not in {}: run `forebay model pull {name}`",
+        models_dir.display()
+    );
+    Ok(model.location(&models_dir))
+}
+
 fn list(catalogue: &Catalogue, models_dir: &Path, out: &mut dyn Write) -> Result<()> {
     let models = catalogue.models();
     let width = models

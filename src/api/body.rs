@@ -1,0 +1,48 @@
+//! A JSON body, whatever its content type says: `curl -d` sends another one.
+
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+
+/// A decoded body.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| unread(&error))?;
+        decode(&bytes).map(Self)
+    }
+}
+
+fn unread(error: &BytesRejection) -> ApiError {
+    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::too_large()
+    } else {
+        ApiError::invalid(None, "the request's body could not be read")
+    }
+}
+
+/// The error names the field that is wrong. Keys that stand twice are wrong too: of two values one would
+/// be authorised, and the other run.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let param = (path != "." && path != "?").then_some(path);
+        match error.inner().classify() {
+            serde_json::error::Category::Data => {
+                ApiError::invalid(param.as_deref(), &error.inner().to_string())
+            }
+            _ => ApiError::invalid(None, &format!("the body is not valid JSON: {}", error.inner())),
+        }
+    })?;
+    json.end()
+        .map_err(|error| ApiError::invalid(None, &format!("the body is not valid JSON: {error}")))?;
+    Ok(value)
+}

@@ -1,0 +1,204 @@
+//! Errors in OpenAI's envelope. The inner parts know no HTTP: one exhaustive match gives theirs a status.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::types::Failure;
+use crate::{gateway, metering, router, scheduler, tenancy};
+
+/// How long a client that was refused for want of room should stay away, in seconds.
+const SOON_S: u64 = 1;
+const LATER_S: u64 = 5;
+
+/// An error as a client sees it.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    body: Envelope,
+    retry_after_s: Option<u64>,
+}
+
+/// <https://platform.openai.com/docs/guides/error-codes>
+#[derive(Debug, Serialize)]
+struct Envelope {
+    error: Body,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    message: String,
+    r#type: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, r#type: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        let error = Body {
+            message: message.into(),
+            r#type,
+            param: None,
+            code,
+        };
+        Self {
+            status,
+            body: Envelope { error },
+            retry_after_s: None,
+        }
+    }
+
+    fn param(mut self, param: Option<&str>) -> Self {
+        self.body.error.param = param.map(str::to_owned);
+        self
+    }
+
+    fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// 400: the request is wrong, and `param` is to blame.
+    pub(super) fn invalid(param: Option<&str>, message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message).param(param)
+    }
+
+    /// 400: the field is known, and what it asks for is not there yet.
+    pub(super) fn unsupported(param: &str) -> Self {
+        let message = format!("{param} is not supported by this server yet, with this value");
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("unsupported_parameter"), message)
+            .param(Some(param))
+    }
+
+    /// 401 without a key.
+    pub(super) fn no_key() -> Self {
+        let message = "no API key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`";
+        Self::unauthorised(message)
+    }
+
+    fn unauthorised(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
+    }
+
+    /// 404 for a path.
+    pub(super) fn not_found(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
+    }
+
+    /// 405
+    pub(super) fn wrong_method(message: String) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
+    }
+
+    /// 413
+    pub(super) fn too_large() -> Self {
+        let message = "the request's body is larger than this server takes";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 500 for a fault of ours.
+    pub(super) fn internal() -> Self {
+        let message = "the server had a fault; the x-request-id header names it in the log";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", None, message)
+    }
+
+    /// 503: the same request may succeed later.
+    fn unavailable(code: &'static str, message: String, retry_after_s: u64) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message).retry_after(retry_after_s)
+    }
+
+    /// As an event of a stream that has begun.
+    pub(super) fn event(&self) -> String {
+        serde_json::to_string(&self.body).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<gateway::Error> for ApiError {
+    fn from(error: gateway::Error) -> Self {
+        match error {
+            gateway::Error::Tenancy(error) => error.into(),
+            gateway::Error::Router(error) => error.into(),
+            gateway::Error::Scheduler(error) => error.into(),
+            gateway::Error::Metering(error) => error.into(),
+        }
+    }
+}
+
+impl From<tenancy::Error> for ApiError {
+    fn from(error: tenancy::Error) -> Self {
+        match error {
+            tenancy::Error::UnknownKey => Self::unauthorised("this API key is not known here"),
+            tenancy::Error::Store(error) => {
+                tracing::error!(%error, "a key could not be looked up");
+                Self::unavailable("store_unavailable", "keys can't be looked up at the moment".into(), LATER_S)
+            }
+        }
+    }
+}
+
+impl From<router::Error> for ApiError {
+    fn from(error: router::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            router::Error::UnknownModel(_) => {
+                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message)
+                    .param(Some("model"))
+            }
+            router::Error::WrongKind { .. } => Self::invalid(Some("model"), &message),
+        }
+    }
+}
+
+impl From<scheduler::Error> for ApiError {
+    fn from(error: scheduler::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            scheduler::Error::QueueFull => Self::unavailable("queue_full", message, SOON_S),
+            scheduler::Error::QueueTimeout => Self::unavailable("queue_timeout", message, SOON_S),
+            scheduler::Error::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
+            scheduler::Error::NoWorker => Self::unavailable("no_worker", message, LATER_S),
+        }
+    }
+}
+
+impl From<metering::Error> for ApiError {
+    fn from(error: metering::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            metering::Error::LedgerDown => Self::unavailable("ledger_unavailable", message, LATER_S),
+            metering::Error::TooManyOpen => Self::unavailable("too_many_requests", message, SOON_S),
+            metering::Error::Failed(failure) => failure.into(),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let message = failure.to_string();
+        match failure {
+            Failure::Invalid { param, .. } => Self::invalid(param, &message),
+            Failure::ContextLength { .. } => {
+                let code = Some("context_length_exceeded");
+                Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message).param(Some("messages"))
+            }
+            Failure::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
+            Failure::Broken(reason) => {
+                tracing::error!(reason, "a worker failed");
+                let message = "the model's worker failed; nothing is charged for this answer";
+                Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("worker_failed"), message)
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Whether the process lives, whether it can serve, and its metrics.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde::Serialize;
+
+use super::Shared;
+use super::error::ApiError;
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    /// What is not, a line each.
+    waiting_for: Vec<String>,
+}
+
+/// 200 as long as the process answers.
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// 200 once every model is loaded and the store answers, 503 with the reasons otherwise.
+pub(super) async fn ready(State(api): Shared) -> Response {
+    let mut waiting_for = api.gateway.scheduler.not_ready();
+    if let Err(error) = api.gateway.ledger.ping().await {
+        tracing::error!(%error, "the store does not answer");
+        waiting_for.push("the store does not answer".into());
+    }
+    let ready = waiting_for.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, waiting_for })).into_response()
+}
+
+/// Prometheus's text format.
+pub(super) async fn metrics(State(api): Shared) -> Response {
+    match api.gateway.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            ApiError::internal().into_response()
+        }
+    }
+}

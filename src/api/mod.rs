@@ -1,0 +1,30 @@
+//! HTTP, and nothing but: decode, call the gateway, encode.
+
+mod auth;
+mod body;
+mod error;
+mod health;
+mod openai;
+mod request_id;
+mod routes;
+mod server;
+
+pub use routes::{gateway_routes, metrics_routes};
+pub use server::{Limits, serve};
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::gateway::Gateway;
+
+/// What handlers work with.
+pub struct Api {
+    /// Where requests go.
+    pub gateway: Gateway,
+    /// When this process started: the `created` of its models.
+    pub started: Timestamp,
+}
+
+/// As every handler gets it.
+type Shared = axum::extract::State<Arc<Api>>;

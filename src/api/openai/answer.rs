@@ -1,0 +1,107 @@
+//! An answer to HTTP: whole, or as server-sent events.
+
+use std::convert::Infallible;
+
+use axum::response::sse::{Event as Sse, KeepAlive};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use http::{HeaderMap, HeaderValue};
+use serde::Serialize;
+
+use crate::api::error::ApiError;
+use crate::gateway::{self, Served};
+use crate::metering::Meter;
+use crate::types::{Event, Finish, TokenLogprob, Usage};
+
+/// The shapes of one endpoint.
+pub(super) trait Shape: Send + 'static {
+    type Chunk: Serialize;
+
+    /// Before the text; chat names the role.
+    fn first(&self) -> Option<Self::Chunk>;
+    fn delta(&self, text: String, logprobs: Vec<TokenLogprob>) -> Self::Chunk;
+    fn finish(&self, finish: Finish) -> Self::Chunk;
+    /// After the text, where the client asked for it.
+    fn usage(&self, usage: Usage) -> Option<Self::Chunk>;
+}
+
+/// A whole answer.
+pub(super) struct Whole {
+    pub(super) text: String,
+    pub(super) logprobs: Vec<TokenLogprob>,
+    pub(super) finish: Finish,
+    pub(super) usage: Usage,
+}
+
+/// Reads an answer to its end.
+pub(super) async fn whole(mut meter: Meter) -> Result<Whole, ApiError> {
+    let (mut text, mut logprobs) = (String::new(), Vec::new());
+    while let Some(event) = meter.next().await {
+        match event.map_err(gateway::Error::from)? {
+            Event::Delta { text: more, logprobs: tokens } => {
+                text.push_str(&more);
+                logprobs.extend(tokens);
+            }
+            Event::End { finish, usage } => return Ok(Whole { text, logprobs, finish, usage }),
+        }
+    }
+    Err(ApiError::internal())
+}
+
+/// Sends an answer as it comes. Each event becomes frames; the last one's come once its charge stands.
+pub(super) fn streamed(meter: Meter, shape: impl Shape) -> Response {
+    let first = shape.first().map(|chunk| frame(&chunk)).into_iter().collect();
+    let frames = stream::unfold(Some((meter, shape, first)), |state| async {
+        let (mut meter, shape, first) = state?;
+        let frames: Vec<Sse> = first;
+        if !frames.is_empty() {
+            return Some((frames, Some((meter, shape, Vec::new()))));
+        }
+        let (frames, more) = match meter.next().await {
+            Some(Ok(Event::Delta { text, logprobs })) => (vec![frame(&shape.delta(text, logprobs))], true),
+            Some(Ok(Event::End { finish, usage })) => (last(&shape, finish, usage), false),
+            Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
+            None => (vec![failure(ApiError::internal())], false),
+        };
+        Some((frames, more.then_some((meter, shape, Vec::new()))))
+    });
+    let events = futures_util::StreamExt::flat_map(frames, |frames| {
+        stream::iter(frames.into_iter().map(Ok::<_, Infallible>))
+    });
+    let mut response = axum::response::Sse::new(events)
+        .keep_alive(KeepAlive::default())
+        .into_response();
+    // A proxy that gathers a stream before it passes it on would undo it.
+    response
+        .headers_mut()
+        .insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn last(shape: &impl Shape, finish: Finish, usage: Usage) -> Vec<Sse> {
+    let mut frames = vec![frame(&shape.finish(finish))];
+    frames.extend(shape.usage(usage).map(|chunk| frame(&chunk)));
+    frames.push(Sse::default().data("[DONE]"));
+    frames
+}
+
+fn frame(chunk: &impl Serialize) -> Sse {
+    // Our own shapes always serialise.
+    Sse::default().data(serde_json::to_string(chunk).unwrap_or_default())
+}
+
+/// A stream that fails ends without `[DONE]`.
+fn failure(error: ApiError) -> Sse {
+    Sse::default().data(error.event())
+}
+
+/// Who served, and how long the request waited.
+pub(super) fn with_headers(mut response: Response, served: &Served) -> Response {
+    let headers: &mut HeaderMap = response.headers_mut();
+    let queued = u64::try_from(served.queued.as_millis()).unwrap_or(u64::MAX);
+    headers.insert("x-forebay-queue-ms", HeaderValue::from(queued));
+    if let Ok(worker) = HeaderValue::from_str(&served.worker) {
+        headers.insert("x-forebay-served-by", worker);
+    }
+    response
+}

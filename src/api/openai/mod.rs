@@ -1,0 +1,49 @@
+//! OpenAI's shapes: <https://platform.openai.com/docs/api-reference>
+
+pub(super) mod chat;
+pub(super) mod completions;
+pub(super) mod embeddings;
+pub(super) mod models;
+
+mod answer;
+mod logprobs;
+mod sampling;
+mod unsupported;
+
+use serde::Serialize;
+
+use crate::types::Usage;
+
+/// `usage`, with the details that clients of today look for.
+#[derive(Serialize)]
+struct WireUsage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u64,
+    prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
+}
+
+#[derive(Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: u32,
+}
+
+impl From<Usage> for WireUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.total_tokens(),
+            prompt_tokens_details: PromptDetails {
+                cached_tokens: usage.cached_tokens,
+            },
+            completion_tokens_details: CompletionDetails { reasoning_tokens: 0 },
+        }
+    }
+}

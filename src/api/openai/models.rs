@@ -1,0 +1,49 @@
+//! `GET /v1/models` and `GET /v1/models/{model}`
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+
+use crate::api::auth::Authenticated;
+use crate::api::error::ApiError;
+use crate::api::{Api, Shared};
+use crate::{gateway, router};
+
+#[derive(Serialize)]
+pub(in crate::api) struct List {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+#[derive(Serialize)]
+pub(in crate::api) struct Model {
+    id: String,
+    object: &'static str,
+    created: i64,
+    owned_by: &'static str,
+}
+
+pub(in crate::api) async fn list(State(api): Shared, _: Authenticated) -> Json<List> {
+    let data = api.gateway.router.names().map(|name| model(&api, name)).collect();
+    Json(List { object: "list", data })
+}
+
+pub(in crate::api) async fn retrieve(
+    State(api): Shared,
+    _: Authenticated,
+    Path(name): Path<String>,
+) -> Result<Json<Model>, ApiError> {
+    if api.gateway.router.names().any(|known| known == name) {
+        return Ok(Json(model(&api, &name)));
+    }
+    Err(gateway::Error::from(router::Error::UnknownModel(name)).into())
+}
+
+fn model(api: &Api, name: &str) -> Model {
+    Model {
+        id: name.to_owned(),
+        object: "model",
+        created: api.started.as_second(),
+        owned_by: "forebay",
+    }
+}

@@ -1,0 +1,220 @@
+//! The wiring: a config becomes a running gateway, and a signal ends it in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api};
+use crate::cli::model::weights_of;
+use crate::config::{Config, EngineKind, WorkerConfig};
+use crate::gateway::Gateway;
+use crate::metering::{self, Metering};
+use crate::router::Router;
+use crate::scheduler::{self, Scheduler};
+use crate::store::{ServeLock, Sqlite};
+use crate::telemetry::Metrics;
+use crate::tenancy::{Tenancy, ensure_project};
+use crate::types::{Caller, Ledger, TenantStore};
+use crate::worker::{Bert, BertOptions, Llama, LlamaOptions, Worker};
+
+/// The project that the bootstrap key pays from, and the key's public name.
+const BOOTSTRAP_PROJECT: &str = "local";
+const BOOTSTRAP_KEY: &str = "key_bootstrap";
+/// A store that fails while the process ends is waited for no longer; what is in flight then is recovered
+/// at the next start.
+const LAST_COMMITS: Duration = Duration::from_secs(10);
+
+/// Everything that runs.
+struct App {
+    api: Arc<Api>,
+    writer: JoinHandle<()>,
+    store: Arc<Sqlite>,
+    _lock: ServeLock,
+}
+
+/// Serves until SIGTERM or Ctrl-C, then drains.
+///
+/// # Errors
+/// A listener can't be bound, the store can't be opened, or the wiring fails.
+pub async fn serve(config: Config) -> Result<()> {
+    // Both are bound before anything is loaded: a port that is taken shows at once.
+    let listener = bind("server", config.server.listen).await?;
+    let metrics_listener = bind("metrics", config.metrics.listen).await?;
+    let app = build(&config).await?;
+    let limits = api::Limits {
+        header_read_timeout: Duration::from_secs(config.server.header_read_timeout_s),
+        drain: Duration::from_secs(config.server.drain_s),
+    };
+    tracing::info!(server = %config.server.listen, metrics = %config.metrics.listen, "listening");
+
+    let stop = stop_signal()?;
+    let drained = CancellationToken::new();
+    let gateway = api::gateway_routes(Arc::clone(&app.api), config.server.max_body_bytes);
+    let metrics = api::metrics_routes(Arc::clone(&app.api));
+    tokio::join!(
+        async {
+            api::serve(listener, gateway, limits, stop.cancelled()).await;
+            drained.cancel();
+        },
+        // Metrics are there to the end of the drain: that is when one wants to see them.
+        api::serve(
+            metrics_listener,
+            metrics,
+            api::Limits { drain: Duration::from_secs(1), ..limits },
+            drained.cancelled()
+        ),
+    );
+    app.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(section: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("[{section}] listen = {address} can't be bound"))
+}
+
+/// Cancelled at the first signal.
+fn stop_signal() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+async fn build(config: &Config) -> Result<App> {
+    let store = Arc::new(Sqlite::open(&config.store.url).await?);
+    let lock = store.lock_for_serving()?;
+    let recovered = Metering::recover(&*store).await?;
+    if recovered > 0 {
+        tracing::warn!(recovered, "booked what the last process left in flight");
+    }
+    let metrics = Arc::new(Metrics::new()?);
+    let options = metering::Options {
+        max_open: config.ledger.max_open,
+        hold: Duration::from_millis(config.ledger.hold_ms),
+    };
+    let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
+    let (metering, writer) = Metering::start(Arc::clone(&ledger), Arc::clone(&metrics), &options);
+    let gateway = Gateway {
+        tenancy: tenancy(config, &store).await?,
+        router: Router::new(config).map_err(anyhow::Error::msg)?,
+        scheduler: scheduler(config, &metrics)?,
+        metering,
+        metrics,
+        ledger,
+    };
+    let api = Arc::new(Api { gateway, started: Timestamp::now() });
+    Ok(App { api, writer, store, _lock: lock })
+}
+
+async fn tenancy(config: &Config, store: &Arc<Sqlite>) -> Result<Tenancy> {
+    let bootstrap = match &config.tenancy.bootstrap_key {
+        Some(secret) => {
+            let project = ensure_project(&**store, BOOTSTRAP_PROJECT).await?.id;
+            Some((secret.as_str(), Caller { project, key: BOOTSTRAP_KEY.into() }))
+        }
+        None => None,
+    };
+    Ok(Tenancy::new(Arc::clone(store) as Arc<dyn TenantStore>, bootstrap))
+}
+
+fn scheduler(config: &Config, metrics: &Metrics) -> Result<Scheduler> {
+    let workers = config
+        .workers
+        .iter()
+        .map(|worker| Ok((Arc::from(worker.model.as_str()), start(worker, metrics)?)))
+        .collect::<Result<_>>()?;
+    let limits = scheduler::Limits {
+        max_queue: config.scheduler.max_queue,
+        queue_timeout: Duration::from_millis(config.scheduler.queue_timeout_ms),
+    };
+    Ok(Scheduler::new(workers, limits, metrics))
+}
+
+fn start(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
+    let weights = weights(worker)?;
+    let metrics = metrics.worker(&worker.name);
+    let name = worker.name.clone();
+    Ok(match worker.engine {
+        EngineKind::Llama => {
+            let options = LlamaOptions {
+                name,
+                weights,
+                slots: worker.slots,
+                context_tokens: worker.context_tokens,
+                step_tokens: worker.step_tokens,
+                threads: worker.threads,
+            };
+            Arc::new(Llama::start(options, metrics)?)
+        }
+        EngineKind::Bert => {
+            let options = BertOptions { name, weights, slots: worker.slots };
+            Arc::new(Bert::start(options, metrics)?)
+        }
+        EngineKind::Mistralrs => start_mistralrs(worker, weights, metrics)?,
+    })
+}
+
+#[cfg(feature = "mistralrs")]
+fn start_mistralrs(
+    worker: &WorkerConfig,
+    weights: PathBuf,
+    metrics: crate::telemetry::WorkerMetrics,
+) -> Result<Arc<dyn Worker>> {
+    let options = crate::worker::MistralOptions {
+        name: worker.name.clone(),
+        weights,
+        context_tokens: worker.context_tokens,
+    };
+    Ok(Arc::new(crate::worker::Mistral::start(options, metrics)?))
+}
+
+#[cfg(not(feature = "mistralrs"))]
+fn start_mistralrs(
+    worker: &WorkerConfig,
+    _: PathBuf,
+    _: crate::telemetry::WorkerMetrics,
+) -> Result<Arc<dyn Worker>> {
+    anyhow::bail!("worker {}: built without the feature `mistralrs`", worker.name)
+}
+
+fn weights(worker: &WorkerConfig) -> Result<PathBuf> {
+    match &worker.weights {
+        Some(path) => Ok(path.clone()),
+        None => weights_of(&worker.model),
+    }
+}
+
+impl App {
+    /// Whatever holds a way into the ledger goes first, then the writer commits the last of it.
+    async fn close(self) {
+        // The engines' threads are joined on drop, which blocks.
+        let dropped = tokio::task::spawn_blocking(move || drop(self.api)).await;
+        if dropped.is_err() {
+            tracing::error!("the gateway could not be taken down in order");
+        }
+        if tokio::time::timeout(LAST_COMMITS, self.writer).await.is_err() {
+            tracing::error!("the store takes no commits: what is in flight is booked at the next start");
+        }
+        self.store.close().await;
+    }
+}

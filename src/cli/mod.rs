@@ -1,0 +1,111 @@
+//! The command line.
+
+pub mod model;
+
+mod key;
+mod project;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::app;
+use crate::config::{Config, ConfigError};
+use crate::store::Sqlite;
+use crate::telemetry::init_logs;
+
+/// A config that can't be served (EX_USAGE of sysexits.h).
+const BAD_CONFIG: u8 = 64;
+const CONFIGS: [&str; 2] = ["forebay.toml", "config/quickstart.toml"];
+
+#[derive(Parser)]
+#[command(name = "forebay", version, about = "An OpenAI-compatible gateway for private model serving")]
+struct Arguments {
+    /// The config file [default: forebay.toml, else config/quickstart.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM
+    Serve,
+    /// Say whether the config can be served
+    Check,
+    /// Projects: the tenants
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
+    /// API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// What was used, and what it costs
+    Usage(usage::UsageArguments),
+    /// Weights
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_logs();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forebay: {error:#}");
+            let bad_config = error.downcast_ref::<ConfigError>().is_some();
+            if bad_config { BAD_CONFIG.into() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let path = arguments.config.as_deref();
+    match arguments.command {
+        Command::Serve => block_on(app::serve(config(path)?)),
+        Command::Check => {
+            config(path)?;
+            eprintln!("forebay: the config is good");
+            Ok(())
+        }
+        Command::Project(command) => with_store(path, async |store| project::run(command, store).await),
+        Command::Key(command) => with_store(path, async |store| key::run(command, store).await),
+        Command::Usage(arguments) => with_store(path, async |store| usage::run(&arguments, store).await),
+        Command::Model(command) => model::run(command, None),
+    }
+}
+
+fn config(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let path = path.unwrap_or_else(|| {
+        CONFIGS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+            .unwrap_or(Path::new(CONFIGS[0]))
+    });
+    Config::load(path)
+}
+
+/// Opens the configured store, which is made and migrated where it isn't there.
+fn with_store(path: Option<&Path>, run: impl AsyncFnOnce(&Sqlite) -> Result<()>) -> Result<()> {
+    let config = config(path)?;
+    block_on(async {
+        let store = Sqlite::open(&config.store.url).await?;
+        let done = run(&store).await;
+        store.close().await;
+        done
+    })
+}
+
+fn block_on(future: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}

@@ -1,0 +1,231 @@
+//! What an operator sets: one file, one section a module. Unknown keys are errors.
+//!
+//! Every value may be overridden by the environment: `FOREBAY_SERVER__LISTEN` is `listen` of `[server]`.
+
+mod ledger;
+mod metrics;
+mod model;
+mod scheduler;
+mod server;
+mod store;
+mod tenancy;
+mod worker;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use serde::Deserialize;
+
+pub use ledger::{Durability, LedgerConfig};
+pub use metrics::MetricsConfig;
+pub use model::ModelConfig;
+pub use scheduler::SchedulerConfig;
+pub use server::ServerConfig;
+pub use store::StoreConfig;
+pub use tenancy::TenancyConfig;
+pub use worker::{EngineKind, WorkerConfig};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The gateway's own listener.
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// The metrics' listener.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
+    /// Where projects, keys and the ledger are kept.
+    #[serde(default)]
+    pub store: StoreConfig,
+    /// How charges are booked.
+    #[serde(default)]
+    pub ledger: LedgerConfig,
+    /// Who may ask.
+    #[serde(default)]
+    pub tenancy: TenancyConfig,
+    /// How requests wait.
+    #[serde(default)]
+    pub scheduler: SchedulerConfig,
+    /// Where `forebay model pull` puts weights; read by it alone.
+    #[serde(default)]
+    models: ModelsFolder,
+    /// What runs the models.
+    #[serde(default, rename = "worker")]
+    pub workers: Vec<WorkerConfig>,
+    /// Names, prices and meanings of models.
+    #[serde(default, rename = "model")]
+    pub models_named: Vec<ModelConfig>,
+}
+
+/// `FOREBAY_MODELS__DIR` is a setting of `forebay model`; here it only has to be a known key.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelsFolder {
+    #[serde(rename = "dir")]
+    _dir: Option<String>,
+}
+
+/// A config that can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file isn't there or can't be read.
+    #[error("config {path}: {reason}")]
+    Unreadable {
+        /// The file as it was named.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// A key is unknown, missing or of the wrong kind.
+    #[error("config {0}")]
+    Malformed(Box<figment::Error>),
+    /// The values don't go together.
+    #[error("config: {0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// Reads a file, then the environment over it, and checks that the values go together.
+    ///
+    /// # Errors
+    /// The file can't be read, or holds what can't be served.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        let file = Figment::from(Toml::string(&text));
+        // Only FOREBAY_SECTION__KEY: FOREBAY_BIN and the like are nobody's settings.
+        let environment = Env::prefixed("FOREBAY_")
+            .filter(|key| key.as_str().contains("__"))
+            .split("__");
+        Self::extract(&file.merge(environment))
+    }
+
+    /// Reads a config out of a text, without the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::extract(&Figment::from(Toml::string(text)))
+    }
+
+    fn extract(figment: &Figment) -> Result<Self, ConfigError> {
+        let config: Self = figment
+            .extract()
+            .map_err(|error| ConfigError::Malformed(Box::new(error)))?;
+        config.check().map_err(ConfigError::Invalid)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.workers.is_empty() {
+            return Err("no [[worker]]: there is nothing that could answer".into());
+        }
+        let mut names = HashSet::new();
+        for worker in &self.workers {
+            worker.check()?;
+            if !names.insert(&worker.name) {
+                return Err(format!("two [[worker]] are named {:?}", worker.name));
+            }
+        }
+        self.check_models()?;
+        self.scheduler.check()?;
+        self.tenancy.check(self.server.listen)
+    }
+
+    fn check_models(&self) -> Result<(), String> {
+        let bases: HashSet<_> = self.workers.iter().map(|worker| &worker.model).collect();
+        for base in &bases {
+            let kinds: Vec<_> = self
+                .workers
+                .iter()
+                .filter(|worker| worker.model == **base)
+                .map(WorkerConfig::kind)
+                .collect();
+            if kinds.iter().any(|kind| *kind != kinds[0]) {
+                return Err(format!("model {base:?} is served by workers of two kinds"));
+            }
+        }
+        let mut names = HashSet::new();
+        for model in &self.models_named {
+            model.check()?;
+            if !names.insert(&model.name) {
+                return Err(format!("two [[model]] are named {:?}", model.name));
+            }
+            if !bases.contains(model.base()) {
+                return Err(format!(
+                    "model {:?} stands on {:?}, which no worker serves",
+                    model.name,
+                    model.base()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names that become metric labels, ledger columns and parts of URLs.
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
+        return Err(format!(
+            "{what} name {name:?}: 1 to 128 letters, digits and - _ . : /"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKER: &str = "[[worker]]\nname = \"w\"\nengine = \"llama\"\nmodel = \"m\"\n";
+
+    fn refusal(text: &str) -> String {
+        let line = Config::parse(text).unwrap_err().to_string();
+        assert!(!line.contains('\n'), "{line}");
+        line
+    }
+
+    #[test]
+    fn a_worker_is_all_that_is_needed() {
+        let config = Config::parse(WORKER).unwrap();
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.metrics.listen.to_string(), "127.0.0.1:9464");
+        assert_eq!(config.workers[0].slots, 32);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        assert!(refusal(&format!("{WORKER}[server]\nlissten = \"\"\n")).contains("lissten"));
+        assert!(refusal(&format!("{WORKER}speed = 1\n")).contains("speed"));
+        assert!(refusal(&format!("{WORKER}[colour]\n")).contains("colour"));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let bootstrap = "[tenancy]\nbootstrap_key = \"fb-local\"\n";
+        let open = "[server]\nlisten = \"0.0.0.0:1\"\n";
+        for (text, word) in [
+            (String::new(), "[[worker]]"),
+            (format!("{WORKER}{WORKER}"), "two [[worker]]"),
+            (format!("{WORKER}[[model]]\nname = \"x\"\nbase = \"y\"\n"), "\"y\""),
+            (format!("{WORKER}{bootstrap}{open}"), "loopback"),
+            (WORKER.replace("\"w\"", "\"a b\""), "a b"),
+            (format!("{WORKER}slots = 0\n"), "slots"),
+            (format!("{WORKER}[[model]]\nname = \"m\"\nprice = {{ prompt = \"1e9\" }}\n"), "1e9"),
+        ] {
+            assert!(refusal(&text).contains(word), "{text}: {}", refusal(&text));
+        }
+    }
+
+    #[test]
+    fn the_configs_that_ship_are_good() {
+        Config::parse(include_str!("../../config/quickstart.toml")).unwrap();
+        Config::parse(include_str!("../../deploy/container.toml")).unwrap();
+    }
+}

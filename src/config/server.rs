@@ -1,0 +1,28 @@
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::Deserialize;
+
+/// `[server]`: the gateway's own listener.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address and port. The default is 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How long running answers may go on after SIGTERM, in seconds.
+    pub drain_s: u64,
+    /// How long a connection may take to send a request's head, in seconds.
+    pub header_read_timeout_s: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            max_body_bytes: 16 * 1024 * 1024,
+            drain_s: 30,
+            header_read_timeout_s: 30,
+        }
+    }
+}

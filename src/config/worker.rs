@@ -1,0 +1,96 @@
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::check_name;
+use crate::types::Kind;
+
+/// `[[worker]]`: something that runs a model.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// Its name in logs, metrics and the ledger.
+    pub name: String,
+    /// What runs the model.
+    pub engine: EngineKind,
+    /// The model's name: in the catalogue of `forebay model`, and for clients.
+    pub model: String,
+    /// A GGUF file, or the folder of an embedding model, that isn't in the catalogue. A relative path
+    /// is seen from the working directory.
+    pub weights: Option<PathBuf>,
+    /// Requests that run at once.
+    #[serde(default = "default_slots")]
+    pub slots: u32,
+    /// Tokens that one request may have, prompt and answer together.
+    #[serde(default = "default_context_tokens")]
+    pub context_tokens: u32,
+    /// Prompt tokens that one step may compute while answers are being generated: more of them make
+    /// long prompts faster, and the others' next token later.
+    #[serde(default = "default_step_tokens")]
+    pub step_tokens: u32,
+    /// Threads that compute; as many as there are cores by default.
+    pub threads: Option<u32>,
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// llama.cpp's kernels under Forebay's own batching.
+    Llama,
+    /// mistral.rs; needs a binary built with the feature of that name.
+    Mistralrs,
+    /// Sentence embeddings by a BERT model.
+    Bert,
+}
+
+fn default_slots() -> u32 {
+    32
+}
+
+fn default_context_tokens() -> u32 {
+    2048
+}
+
+fn default_step_tokens() -> u32 {
+    128
+}
+
+impl WorkerConfig {
+    /// What its model can be asked for.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.engine {
+            EngineKind::Llama | EngineKind::Mistralrs => Kind::Generate,
+            EngineKind::Bert => Kind::Embed,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        check_name("[[worker]]", &self.name)?;
+        check_name("[[worker]] model", &self.model)?;
+        let ranges = [
+            ("slots", self.slots, 1..=256),
+            ("context_tokens", self.context_tokens, 16..=1_048_576),
+            ("step_tokens", self.step_tokens, 1..=8192),
+            ("threads", self.threads.unwrap_or(1), 1..=1024),
+        ];
+        for (key, value, range) in ranges {
+            if !range.contains(&value) {
+                return Err(format!(
+                    "[[worker]] {}: {key} = {value} is out of range: {} to {}",
+                    self.name,
+                    range.start(),
+                    range.end()
+                ));
+            }
+        }
+        if self.engine == EngineKind::Mistralrs && !cfg!(feature = "mistralrs") {
+            return Err(format!(
+                "[[worker]] {}: this binary was built without the feature `mistralrs`",
+                self.name
+            ));
+        }
+        Ok(())
+    }
+}

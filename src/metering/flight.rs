@@ -1,0 +1,245 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::writer::Command;
+use super::{Admission, Error, Metering};
+use crate::telemetry::Metrics;
+use crate::types::{
+    Charge, Checkpoint, Failure, Flown, Money, Outcome, Progress, RequestId, Source, State, Usage,
+};
+
+const REFRESH_MS: i64 = 1000;
+const NONE: i64 = i64::MIN;
+
+/// One attempt under way. Dropped, it books what the client got until now.
+pub struct Flight {
+    open: Arc<Open>,
+    /// Taken by whichever end comes first, so there is never a second.
+    permit: Option<mpsc::OwnedPermit<Command>>,
+    flights: Arc<Flights>,
+    hold: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of an unsettled attempt; the writer reads it for its checkpoints.
+struct Open {
+    flown: Arc<Flown>,
+    progress: Arc<Progress>,
+    first_token_ms: AtomicI64,
+    /// When its last checkpoint was taken, in milliseconds.
+    checkpoint_ms: AtomicI64,
+}
+
+/// Every unsettled attempt of this process.
+#[derive(Default)]
+pub(super) struct Flights {
+    open: DashMap<(RequestId, u32), Arc<Open>>,
+    count: AtomicU64,
+}
+
+impl Flight {
+    pub(super) fn new(metering: &Metering, admission: Admission, flown: Flown) -> Self {
+        let open = Arc::new(Open {
+            flown: Arc::new(flown),
+            progress: Arc::new(Progress::default()),
+            first_token_ms: AtomicI64::new(NONE),
+            checkpoint_ms: AtomicI64::new(NONE),
+        });
+        metering.flights.insert(&open);
+        metering.metrics.ledger_open.inc();
+        Self {
+            open,
+            permit: Some(admission.0),
+            flights: Arc::clone(&metering.flights),
+            hold: metering.hold,
+            metrics: Arc::clone(&metering.metrics),
+        }
+    }
+
+    /// Where the worker counts.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.open.progress)
+    }
+
+    /// What is booked.
+    #[must_use]
+    pub fn flown(&self) -> &Flown {
+        &self.open.flown
+    }
+
+    /// The first piece of the answer leaves now. True the first time.
+    pub fn first_token(&self) -> bool {
+        let now = Timestamp::now().as_millisecond();
+        self.open
+            .first_token_ms
+            .compare_exchange(NONE, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Tells how long the client waited for it.
+    pub(super) fn observe_first_token(&self, since_arrival: Duration) {
+        self.metrics.first_token(&self.open.flown.model, since_arrival);
+    }
+
+    /// Books the whole answer, and returns once the charge is on disk.
+    ///
+    /// # Errors
+    /// The store did not take it in time. The charge is booked all the same, once the store is back.
+    pub async fn settle(&mut self, usage: Usage) -> Result<(), Error> {
+        self.open.progress.close();
+        let amount = self.open.flown.price.amount(&usage);
+        let charge = self.charge(usage, amount, State::Settled, Outcome::Completed);
+        self.book(charge).await
+    }
+
+    /// Books that the worker broke: what it spent, for nothing.
+    ///
+    /// # Errors
+    /// As [`Flight::settle`].
+    pub async fn absorb(&mut self) -> Result<(), Error> {
+        let usage = self.close();
+        let charge = self.charge(usage, Money(0), State::Absorbed, Outcome::Failed);
+        self.book(charge).await
+    }
+
+    /// Books what a failure leaves, which the client doesn't pay, and gives the error to be told.
+    pub async fn fail(&mut self, failure: Failure) -> Error {
+        if failure.is_the_requests() {
+            self.void();
+        } else if let Err(error) = self.absorb().await {
+            return error;
+        }
+        Error::Failed(failure)
+    }
+
+    /// Nothing ran: nothing is booked.
+    pub fn void(&mut self) {
+        self.open.progress.close();
+        if let Some(permit) = self.end() {
+            let flown = &self.open.flown;
+            permit.send(Command::Void(flown.request, flown.attempt));
+        }
+    }
+
+    async fn book(&mut self, charge: Charge) -> Result<(), Error> {
+        let Some(permit) = self.end() else {
+            return Ok(());
+        };
+        let (ack, booked) = oneshot::channel();
+        self.metrics.ledger_pending.inc();
+        permit.send(Command::Book(Box::new(charge), Some(ack)));
+        match tokio::time::timeout(self.hold, booked).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::LedgerDown),
+        }
+    }
+
+    fn charge(&self, usage: Usage, amount: Money, state: State, outcome: Outcome) -> Charge {
+        Charge {
+            event_id: Uuid::now_v7(),
+            flown: Arc::clone(&self.open.flown),
+            usage,
+            amount,
+            state,
+            source: Source::Engine,
+            outcome,
+            first_token: self.open.first_token(),
+            ended: Timestamp::now(),
+        }
+    }
+
+    fn close(&self) -> Usage {
+        usage_of(self.open.progress.close())
+    }
+
+    /// Takes the flight out of the air. `None` when it was already.
+    fn end(&mut self) -> Option<mpsc::OwnedPermit<Command>> {
+        let permit = self.permit.take()?;
+        self.flights.remove(&self.open);
+        self.metrics.ledger_open.dec();
+        Some(permit)
+    }
+}
+
+impl Drop for Flight {
+    /// The client went. It pays the prompt and what was generated until now; a prompt that no worker
+    /// has taken on costs nothing.
+    fn drop(&mut self) {
+        if self.permit.is_none() {
+            return;
+        }
+        let usage = self.close();
+        if usage == Usage::default() {
+            return self.void();
+        }
+        let amount = self.open.flown.price.amount(&usage);
+        let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
+        if let Some(permit) = self.end() {
+            self.metrics.ledger_pending.inc();
+            permit.send(Command::Book(Box::new(charge), None));
+        }
+    }
+}
+
+impl Open {
+    fn first_token(&self) -> Option<Timestamp> {
+        match self.first_token_ms.load(Ordering::Relaxed) {
+            NONE => None,
+            milliseconds => Timestamp::from_millisecond(milliseconds).ok(),
+        }
+    }
+
+    fn key(&self) -> (RequestId, u32) {
+        (self.flown.request, self.flown.attempt)
+    }
+}
+
+impl Flights {
+    fn insert(&self, open: &Arc<Open>) {
+        self.open.insert(open.key(), Arc::clone(open));
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self, open: &Open) {
+        self.open.remove(&open.key());
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The attempts whose `in_flight` row is missing or older than a second, as they stand now.
+    pub(super) fn due(&self, now: Timestamp) -> Vec<Checkpoint> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let now_ms = now.as_millisecond();
+        self.open
+            .iter()
+            .filter(|entry| {
+                let last = entry.checkpoint_ms.load(Ordering::Relaxed);
+                last == NONE || now_ms - last >= REFRESH_MS
+            })
+            .map(|entry| {
+                entry.checkpoint_ms.store(now_ms, Ordering::Relaxed);
+                Checkpoint {
+                    flown: Arc::clone(&entry.flown),
+                    usage: usage_of(entry.progress.read()),
+                    first_token: entry.first_token(),
+                }
+            })
+            .collect()
+    }
+}
+
+fn usage_of(count: crate::types::Count) -> Usage {
+    Usage {
+        prompt_tokens: count.prompt_tokens,
+        cached_tokens: 0,
+        completion_tokens: count.completion_tokens,
+    }
+}

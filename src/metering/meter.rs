@@ -1,0 +1,81 @@
+use std::time::Instant;
+
+use futures_util::StreamExt;
+
+use super::{Error, Flight};
+use crate::types::{Event, Events, Failure};
+
+/// An answer under way, metered. Its last event comes only once the charge is on disk.
+///
+/// Dropped before its end, it cancels the worker and books what was generated until then.
+pub struct Meter {
+    /// Gone once the worker has nothing more to say, and with it the slot.
+    events: Option<Events>,
+    flight: Flight,
+    arrived: Instant,
+    /// Taken off the stream before anybody asked for it.
+    peeked: Option<Event>,
+}
+
+impl Meter {
+    /// Meters a worker's events. `arrived` is when the request came, for the time to first token.
+    #[must_use]
+    pub fn new(events: Events, flight: Flight, arrived: Instant) -> Self {
+        Self {
+            events: Some(events),
+            flight,
+            arrived,
+            peeked: None,
+        }
+    }
+
+    /// Waits for the first event, so that what fails before it can still be refused as a whole.
+    ///
+    /// # Errors
+    /// As [`Meter::next`].
+    pub async fn peek(&mut self) -> Result<(), Error> {
+        if self.peeked.is_none() {
+            self.peeked = self.next().await.transpose()?;
+        }
+        Ok(())
+    }
+
+    /// The next event; `None` after the end or an error.
+    ///
+    /// # Errors
+    /// The worker broke (what it gave is absorbed), the request can't be run (nothing is booked), or the
+    /// charge could not be put on disk in time.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        if let Some(event) = self.peeked.take() {
+            return Some(Ok(event));
+        }
+        let event = match self.events.as_mut()?.next().await {
+            Some(Ok(event)) => event,
+            Some(Err(failure)) => return Some(Err(self.fail(failure).await)),
+            None => {
+                let failure = Failure::Broken("its answer has no end".into());
+                return Some(Err(self.fail(failure).await));
+            }
+        };
+        match event {
+            Event::Delta { .. } => {
+                if self.flight.first_token() {
+                    self.flight.observe_first_token(self.arrived.elapsed());
+                }
+            }
+            Event::End { usage, .. } => {
+                // The slot is free for the next while this one's charge is written.
+                self.events = None;
+                if let Err(error) = self.flight.settle(usage).await {
+                    return Some(Err(error));
+                }
+            }
+        }
+        Some(Ok(event))
+    }
+
+    async fn fail(&mut self, failure: Failure) -> Error {
+        self.events = None;
+        self.flight.fail(failure).await
+    }
+}

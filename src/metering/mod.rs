@@ -1,0 +1,107 @@
+//! Counts what each attempt takes and books it: exactly one charge for each, whatever happens.
+//!
+//! A [`Flight`] is one attempt under way. It ends in one of four ways, and each leaves what the ledger
+//! needs: [`Flight::settle`] (the whole answer), [`Flight::absorb`] (the worker broke), [`Flight::void`]
+//! (nothing ran), or a plain drop (the client went). A [`Meter`] is a stream of events with its flight.
+
+mod flight;
+mod meter;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub use flight::Flight;
+pub use meter::Meter;
+
+use crate::telemetry::Metrics;
+use crate::types::{Failure, Flown, Ledger, StoreError};
+use flight::Flights;
+use writer::{Command, Writer};
+
+/// How the writer works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Attempts that may be open at once.
+    pub max_open: usize,
+    /// How long the end of an answer waits for its commit.
+    pub hold: Duration,
+}
+
+/// Why an answer can't be metered, or did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store takes no commits: nothing is started that could not be booked.
+    #[error("the ledger is not available")]
+    LedgerDown,
+    /// As many attempts are open as may be.
+    #[error("too many requests are open")]
+    TooManyOpen,
+    /// The worker broke, or the request can't be run.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+/// The way into the ledger. Clones share one writer.
+#[derive(Clone)]
+pub struct Metering {
+    commands: mpsc::Sender<Command>,
+    flights: Arc<Flights>,
+    hold: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// The right to one attempt: its place in the writer's queue is taken, so that booking never waits.
+pub struct Admission(mpsc::OwnedPermit<Command>);
+
+impl Metering {
+    /// Starts the writer. It ends, with everything booked, once the last clone and the last flight are
+    /// gone.
+    pub fn start(ledger: Arc<dyn Ledger>, metrics: Arc<Metrics>, options: &Options) -> (Self, JoinHandle<()>) {
+        let (commands, queue) = mpsc::channel(options.max_open);
+        let flights = Arc::new(Flights::default());
+        let writer = Writer::new(ledger, queue, Arc::clone(&flights), Arc::clone(&metrics));
+        metrics.ledger_store_up.set(1);
+        let metering = Self {
+            commands,
+            flights,
+            hold: options.hold,
+            metrics,
+        };
+        (metering, tokio::spawn(writer.run()))
+    }
+
+    /// Books what a dead process left in flight, before anything else is served.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn recover(ledger: &dyn Ledger) -> Result<u64, StoreError> {
+        ledger.recover().await
+    }
+
+    /// Takes the place in the writer's queue that the attempt's charge will need.
+    ///
+    /// # Errors
+    /// The store is down, or too many attempts are open.
+    pub fn admit(&self) -> Result<Admission, Error> {
+        if self.metrics.ledger_store_up.get() == 0 {
+            return Err(Error::LedgerDown);
+        }
+        match self.commands.clone().try_reserve_owned() {
+            Ok(permit) => Ok(Admission(permit)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::TooManyOpen),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::LedgerDown),
+        }
+    }
+
+    /// An attempt goes to its worker: from now on it is in flight.
+    pub fn dispatch(&self, admission: Admission, flown: Flown) -> Flight {
+        Flight::new(self, admission, flown)
+    }
+}

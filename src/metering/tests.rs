@@ -1,0 +1,204 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::types::{
+    Caller, Class, Endpoint, Event, Finish, LedgerBatch, Outcome, Price, RequestId, State, Usage,
+    UsageRow,
+};
+
+/// Keeps batches in memory, and can be told to fail.
+#[derive(Default)]
+struct Book {
+    batches: Mutex<Vec<LedgerBatch>>,
+    down: AtomicBool,
+}
+
+#[async_trait]
+impl Ledger for Book {
+    async fn commit(&self, batch: &LedgerBatch) -> Result<(), StoreError> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("told to".into()));
+        }
+        self.batches.lock().unwrap().push(batch.clone());
+        Ok(())
+    }
+    async fn recover(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+    async fn usage(&self) -> Result<Vec<UsageRow>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Book {
+    fn charges(&self) -> Vec<(State, Outcome, Usage, i64)> {
+        let batches = self.batches.lock().unwrap();
+        batches
+            .iter()
+            .flat_map(|batch| &batch.charges)
+            .map(|charge| (charge.state, charge.outcome, charge.usage, charge.amount.row()))
+            .collect()
+    }
+}
+
+fn metering(max_open: usize) -> (Arc<Book>, Metering, JoinHandle<()>) {
+    let book = Arc::new(Book::default());
+    let options = Options { max_open, hold: Duration::from_millis(300) };
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (metering, writer) = Metering::start(Arc::clone(&book) as Arc<dyn Ledger>, metrics, &options);
+    (book, metering, writer)
+}
+
+fn flight(metering: &Metering) -> Flight {
+    let price = Price { version: "v".into(), prompt_pico: 1, cached_pico: 1, completion_pico: 100 };
+    let flown = Flown {
+        request: RequestId::mint(),
+        attempt: 1,
+        caller: Caller { project: "proj_a".into(), key: "key_a".into() },
+        end_user: None,
+        model: "m".into(),
+        revision: "r".into(),
+        worker: "w".into(),
+        endpoint: Endpoint::Chat,
+        class: Class::Standard,
+        price: Arc::new(price),
+        started: Timestamp::now(),
+    };
+    metering.dispatch(metering.admit().unwrap(), flown)
+}
+
+const USAGE: Usage = Usage { prompt_tokens: 7, cached_tokens: 0, completion_tokens: 2 };
+
+fn delta() -> Event {
+    Event::Delta { text: "x".into(), logprobs: Vec::new() }
+}
+
+fn end() -> Event {
+    Event::End { finish: Finish::Stop, usage: USAGE }
+}
+
+fn meter(flight: Flight, events: Vec<Result<Event, Failure>>) -> Meter {
+    Meter::new(Box::pin(stream::iter(events)), flight, Instant::now())
+}
+
+/// Lets the writer come to its end, as a shutdown does.
+async fn finished(metering: Metering, writer: JoinHandle<()>) {
+    drop(metering);
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_ends_only_once_its_charge_stands() {
+    let (book, metering, writer) = metering(8);
+    let mut meter = meter(flight(&metering), vec![Ok(delta()), Ok(end())]);
+    assert!(matches!(meter.next().await, Some(Ok(Event::Delta { .. }))));
+    assert!(book.charges().is_empty());
+    assert!(matches!(meter.next().await, Some(Ok(Event::End { .. }))));
+    assert_eq!(book.charges(), [(State::Settled, Outcome::Completed, USAGE, 207)]);
+    assert!(meter.next().await.is_none());
+    drop(meter);
+    finished(metering, writer).await;
+    assert_eq!(book.charges().len(), 1);
+}
+
+#[tokio::test]
+async fn a_dropped_stream_pays_for_what_it_got() {
+    let (book, metering, writer) = metering(8);
+    let flight = flight(&metering);
+    let progress = flight.progress();
+    progress.start(7);
+    progress.advance();
+    progress.advance();
+    let mut meter = meter(flight, vec![Ok(delta()), Ok(end())]);
+    meter.next().await.unwrap().unwrap();
+    drop(meter);
+    assert!(!progress.advance(), "the worker is told by the closed count");
+    finished(metering, writer).await;
+    assert_eq!(book.charges(), [(State::Settled, Outcome::Cancelled, USAGE, 207)]);
+}
+
+#[tokio::test]
+async fn a_prompt_that_no_worker_took_on_costs_nothing() {
+    let (book, metering, writer) = metering(8);
+    drop(flight(&metering));
+    finished(metering, writer).await;
+    assert!(book.charges().is_empty());
+}
+
+#[tokio::test]
+async fn a_workers_failure_is_absorbed_with_what_it_spent() {
+    for ending in [Some(Err(Failure::Broken("oh".into()))), None] {
+        let (book, metering, writer) = metering(8);
+        let flight = flight(&metering);
+        flight.progress().start(7);
+        flight.progress().advance();
+        let mut meter = meter(flight, std::iter::once(Ok(delta())).chain(ending).collect());
+        meter.next().await.unwrap().unwrap();
+        assert!(meter.next().await.unwrap().is_err());
+        assert!(meter.next().await.is_none());
+        let spent = Usage { completion_tokens: 1, ..USAGE };
+        assert_eq!(book.charges(), [(State::Absorbed, Outcome::Failed, spent, 0)]);
+        drop(meter);
+        finished(metering, writer).await;
+        assert_eq!(book.charges().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_request_at_fault_leaves_no_row() {
+    let (book, metering, writer) = metering(8);
+    let failure = Failure::ContextLength { context: 1, prompt: 2 };
+    let mut meter = meter(flight(&metering), vec![Err(failure)]);
+    assert!(meter.peek().await.is_err());
+    drop(meter);
+    finished(metering, writer).await;
+    assert!(book.charges().is_empty());
+}
+
+#[tokio::test]
+async fn a_running_attempt_is_checkpointed_within_a_second() {
+    let (book, metering, writer) = metering(8);
+    let flight = flight(&metering);
+    flight.progress().start(7);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    {
+        let batches = book.batches.lock().unwrap();
+        let checkpoint = batches.iter().flat_map(|batch| &batch.checkpoints).last().unwrap();
+        assert_eq!(checkpoint.usage.prompt_tokens, 7);
+    }
+    drop(flight);
+    finished(metering, writer).await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_holds_the_end_and_books_later() {
+    let (book, metering, writer) = metering(8);
+    book.down.store(true, Ordering::Relaxed);
+    let mut meter = meter(flight(&metering), vec![Ok(delta()), Ok(end())]);
+    assert!(meter.next().await.unwrap().is_ok(), "content is never held back");
+    assert!(matches!(meter.next().await, Some(Err(Error::LedgerDown))));
+    assert!(matches!(metering.admit(), Err(Error::LedgerDown)), "nothing new is started");
+    book.down.store(false, Ordering::Relaxed);
+    drop(meter);
+    finished(metering, writer).await;
+    assert_eq!(book.charges(), [(State::Settled, Outcome::Completed, USAGE, 207)]);
+}
+
+#[tokio::test]
+async fn no_more_are_open_than_the_ledger_has_room_for() {
+    let (_book, metering, writer) = metering(2);
+    let (first, second) = (flight(&metering), flight(&metering));
+    assert!(matches!(metering.admit(), Err(Error::TooManyOpen)));
+    drop((first, second));
+    finished(metering, writer).await;
+}

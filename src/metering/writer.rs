@@ -1,0 +1,125 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::flight::Flights;
+use crate::telemetry::Metrics;
+use crate::types::{Charge, Ledger, LedgerBatch, RequestId, StoreError};
+
+/// How soon a new attempt gets its `in_flight` row, at the latest.
+const TICK: Duration = Duration::from_millis(250);
+const MAX_BATCH: usize = 1024;
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// What the flights ask of the writer.
+pub(super) enum Command {
+    /// A charge is to be booked; the answer waits for the acknowledgement, if there is one.
+    Book(Box<Charge>, Option<oneshot::Sender<()>>),
+    /// Nothing is to be booked for this attempt.
+    Void(RequestId, u32),
+}
+
+/// The one task that writes to the ledger.
+///
+/// It commits whatever has gathered while the last commit ran, and never lingers for more: alone a charge
+/// waits for one commit, in a crowd many share it.
+pub(super) struct Writer {
+    ledger: Arc<dyn Ledger>,
+    queue: mpsc::Receiver<Command>,
+    flights: Arc<Flights>,
+    metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        ledger: Arc<dyn Ledger>,
+        queue: mpsc::Receiver<Command>,
+        flights: Arc<Flights>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { ledger, queue, flights, metrics }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut commands = Vec::with_capacity(MAX_BATCH);
+        loop {
+            tokio::select! {
+                count = self.queue.recv_many(&mut commands, MAX_BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                _ = tick.tick() => {}
+            }
+            self.commit(&mut commands).await;
+        }
+    }
+
+    async fn commit(&self, commands: &mut Vec<Command>) {
+        let mut batch = LedgerBatch {
+            checkpoints: self.flights.due(Timestamp::now()),
+            ..LedgerBatch::default()
+        };
+        let mut waiting = Vec::new();
+        for command in commands.drain(..) {
+            match command {
+                Command::Book(charge, ack) => {
+                    batch.charges.push(*charge);
+                    waiting.extend(ack);
+                }
+                Command::Void(request, attempt) => batch.voids.push((request, attempt)),
+            }
+        }
+        if batch.checkpoints.is_empty() && batch.charges.is_empty() && batch.voids.is_empty() {
+            return;
+        }
+        self.commit_until_it_stands(&batch).await;
+        for charge in &batch.charges {
+            self.metrics.booked(charge);
+            self.metrics.ledger_pending.dec();
+        }
+        for ack in waiting {
+            // Whoever waited may have gone; the charge stands.
+            let _gone = ack.send(());
+        }
+    }
+
+    /// Money is never given up: the same batch is tried until the store takes it.
+    async fn commit_until_it_stands(&self, batch: &LedgerBatch) {
+        let mut pause = FIRST_RETRY;
+        loop {
+            let start = Instant::now();
+            let done = self.ledger.commit(batch).await;
+            self.metrics
+                .ledger_commit_seconds
+                .observe(start.elapsed().as_secs_f64());
+            match done {
+                Ok(()) => break,
+                Err(error) => self.complain(&error, pause),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_RETRY);
+        }
+        if self.metrics.ledger_store_up.get() == 0 {
+            tracing::info!("the ledger's store takes commits again");
+        }
+        self.metrics.ledger_store_up.set(1);
+        self.metrics.ledger_commits.inc();
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit a double")]
+        self.metrics
+            .ledger_last_commit
+            .set(Timestamp::now().as_millisecond() as f64 / 1000.0);
+    }
+
+    fn complain(&self, error: &StoreError, pause: Duration) {
+        self.metrics.ledger_commit_failures.inc();
+        self.metrics.ledger_store_up.set(0);
+        tracing::error!(%error, retry_ms = pause.as_millis() as u64, "the ledger could not commit");
+    }
+}

@@ -1,0 +1,136 @@
+//! Model name -> [`Plan`]: what a name means, where it can run and what it costs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{Config, WorkerConfig};
+use crate::types::{Kind, Plan, Price};
+
+/// Why a name can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No model has this name.
+    #[error("the model {0:?} does not exist")]
+    UnknownModel(String),
+    /// It exists, and can't do this.
+    #[error("the model {model:?} {}", match .kind {
+        Kind::Generate => "makes text, not embeddings",
+        Kind::Embed => "makes embeddings, not text",
+    })]
+    WrongKind {
+        /// Its name.
+        model: String,
+        /// What it can do.
+        kind: Kind,
+    },
+}
+
+/// The registry of models. Its names are the only ones that become labels.
+pub struct Router {
+    models: BTreeMap<String, Served>,
+}
+
+struct Served {
+    kind: Kind,
+    plan: Plan,
+}
+
+impl Router {
+    /// The models that a config names: each worker's own, and each `[[model]]`.
+    ///
+    /// # Errors
+    /// A price that is no amount; a checked config has none.
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let mut models = BTreeMap::new();
+        for worker in &config.workers {
+            let free = Price { version: "none".into(), ..Price::default() };
+            let served = serve(&worker.model, worker, free);
+            models.insert(worker.model.clone(), served);
+        }
+        for model in &config.models_named {
+            let runs_it = |worker: &&WorkerConfig| worker.model == *model.base();
+            if let Some(worker) = config.workers.iter().find(runs_it) {
+                let served = serve(&model.name, worker, model.price()?);
+                models.insert(model.name.clone(), served);
+            }
+        }
+        Ok(Self { models })
+    }
+
+    /// How a name will be served.
+    ///
+    /// # Errors
+    /// There is no such model, or it can't do what is asked.
+    pub fn resolve(&self, model: &str, kind: Kind) -> Result<Plan, Error> {
+        let served = self
+            .models
+            .get(model)
+            .ok_or_else(|| Error::UnknownModel(model.to_owned()))?;
+        if served.kind != kind {
+            return Err(Error::WrongKind {
+                model: model.to_owned(),
+                kind: served.kind,
+            });
+        }
+        Ok(served.plan.clone())
+    }
+
+    /// The registry's own spelling of a name, which is empty where there is no such model: a label.
+    #[must_use]
+    pub fn label(&self, model: &str) -> &str {
+        self.models
+            .get_key_value(model)
+            .map_or("", |(name, _)| name)
+    }
+
+    /// All names in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+}
+
+fn serve(name: &str, worker: &WorkerConfig, price: Price) -> Served {
+    Served {
+        kind: worker.kind(),
+        plan: Plan {
+            model: name.into(),
+            revision: worker.model.as_str().into(),
+            pool: worker.model.as_str().into(),
+            price: Arc::new(price),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> Router {
+        let config = Config::parse(
+            "[[worker]]\nname = \"a\"\nengine = \"llama\"\nmodel = \"base\"\n
+             [[worker]]\nname = \"b\"\nengine = \"bert\"\nmodel = \"vectors\"\n
+             [[model]]\nname = \"legal\"\nbase = \"base\"\nprice = { prompt = \"1\", completion = \"2\" }\n",
+        )
+        .unwrap();
+        Router::new(&config).unwrap()
+    }
+
+    #[test]
+    fn a_vertical_runs_on_its_base_at_its_own_price() {
+        let router = router();
+        let plan = router.resolve("legal", Kind::Generate).unwrap();
+        assert_eq!((&*plan.model, &*plan.pool), ("legal", "base"));
+        assert_eq!(plan.price.completion_pico, 2_000_000);
+        assert_eq!(router.resolve("base", Kind::Generate).unwrap().price.completion_pico, 0);
+        assert_eq!(router.names().collect::<Vec<_>>(), ["base", "legal", "vectors"]);
+    }
+
+    #[test]
+    fn what_does_not_exist_or_can_not_do_it_is_refused_by_name() {
+        let router = router();
+        assert!(matches!(router.resolve("x", Kind::Generate), Err(Error::UnknownModel(_))));
+        let error = router.resolve("vectors", Kind::Generate).err().unwrap();
+        assert_eq!(error.to_string(), "the model \"vectors\" makes embeddings, not text");
+        assert_eq!((router.label("legal"), router.label("anything\n")), ("legal", ""));
+    }
+}

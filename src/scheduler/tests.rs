@@ -1,0 +1,108 @@
+use async_trait::async_trait;
+use futures_util::stream;
+use tokio::time::sleep;
+
+use super::*;
+use crate::types::{Price, Prompt, Sampling};
+
+/// Has places, and answers without end.
+struct Idle {
+    places: usize,
+    health: Health,
+}
+
+#[async_trait]
+impl Worker for Idle {
+    fn name(&self) -> &str {
+        "idle"
+    }
+    fn capacity(&self) -> usize {
+        self.places
+    }
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
+    async fn generate(&self, _: Generate, _: Arc<Progress>) -> Result<Events, Failure> {
+        Ok(Box::pin(stream::pending()))
+    }
+}
+
+fn scheduler(workers: &[(usize, Health)], max_queue: usize) -> Scheduler {
+    let workers = workers
+        .iter()
+        .map(|(places, health)| {
+            let worker: Arc<dyn Worker> = Arc::new(Idle { places: *places, health: health.clone() });
+            (Arc::from("pool"), worker)
+        })
+        .collect();
+    let limits = Limits { max_queue, queue_timeout: Duration::from_millis(200) };
+    Scheduler::new(workers, limits, &Metrics::new().unwrap())
+}
+
+fn plan() -> Plan {
+    Plan { model: "m".into(), revision: "m".into(), pool: "pool".into(), price: Arc::new(Price::default()) }
+}
+
+fn request() -> Generate {
+    Generate {
+        prompt: Prompt::Text(String::new()),
+        max_tokens: None,
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: None },
+        stop: Vec::new(),
+        ignore_eos: false,
+        top_logprobs: None,
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
+    let scheduler = scheduler(&[(1, Health::Ready)], 8);
+    let slot = scheduler.submit(&plan()).await.unwrap();
+    let events = slot.generate(request(), Arc::default()).await.unwrap();
+    let later = tokio::spawn(async move { scheduler.submit(&plan()).await.map(|slot| slot.queued()) });
+    sleep(Duration::from_millis(50)).await;
+    assert!(!later.is_finished());
+    drop(events);
+    assert!(later.await.unwrap().unwrap() >= Duration::from_millis(40));
+}
+
+#[tokio::test]
+async fn over_the_bound_a_request_is_refused_at_once() {
+    let scheduler = scheduler(&[(1, Health::Ready)], 1);
+    let _held = scheduler.submit(&plan()).await.unwrap();
+    let plan = plan();
+    let (first, second) = tokio::join!(scheduler.submit(&plan), scheduler.submit(&plan));
+    assert!(matches!(first, Err(Error::QueueTimeout)));
+    assert!(matches!(second, Err(Error::QueueFull)));
+}
+
+#[tokio::test]
+async fn one_that_gives_up_leaves_the_queue() {
+    let scheduler = scheduler(&[(1, Health::Ready)], 1);
+    let held = scheduler.submit(&plan()).await.unwrap();
+    let plan = plan();
+    let gave_up = tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan)).await;
+    assert!(gave_up.is_err());
+    let waits = scheduler.submit(&plan);
+    drop(held);
+    assert!(waits.await.is_ok());
+}
+
+#[tokio::test]
+async fn the_freest_ready_worker_is_chosen() {
+    let scheduler = scheduler(&[(2, Health::Ready), (9, Health::Loading), (3, Health::Ready)], 0);
+    let mut slots = Vec::new();
+    for _ in 0..5 {
+        slots.push(scheduler.submit(&plan()).await.unwrap());
+    }
+    let capacities: Vec<_> = slots.iter().map(|slot| slot.worker.capacity()).collect();
+    assert_eq!(capacities.iter().filter(|places| **places == 3).count(), 3);
+    assert_eq!(capacities.iter().filter(|places| **places == 2).count(), 2);
+}
+
+#[tokio::test]
+async fn a_model_that_loads_is_not_waited_for() {
+    let scheduler = scheduler(&[(1, Health::Loading)], 8);
+    assert!(matches!(scheduler.submit(&plan()).await, Err(Error::NotReady(_))));
+    assert_eq!(scheduler.not_ready(), ["idle: loading"]);
+}

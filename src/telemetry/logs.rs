@@ -1,0 +1,34 @@
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
+
+/// Logs as JSON lines on stderr, or as text where `FOREBAY_LOG_FORMAT=text` or stderr is a terminal.
+///
+/// `RUST_LOG` chooses what is logged; the default is `info`. The HTTP libraries' own lines stay at `warn`:
+/// what they log at lower levels may hold bodies.
+pub fn init_logs() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    let filter = ["hyper=warn", "h2=warn", "sqlx=warn", "llama-cpp-2=warn"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive);
+    let text = match std::env::var("FOREBAY_LOG_FORMAT").as_deref() {
+        Ok("text") => true,
+        Ok("json") => false,
+        _ => std::io::IsTerminal::is_terminal(&std::io::stderr()),
+    };
+    let base = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let layer = if text {
+        base.boxed()
+    } else {
+        base.json().flatten_event(true).with_current_span(false).boxed()
+    };
+    let started = tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .try_init();
+    // A second start in one process, as tests do it, keeps the first one's settings.
+    drop(started);
+}

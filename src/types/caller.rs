@@ -1,0 +1,27 @@
+use super::{KeyId, ProjectId};
+
+/// Who sends a request, once the key was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The tenant that pays.
+    pub project: ProjectId,
+    /// The key that was shown.
+    pub key: KeyId,
+}
+
+/// How urgent a request is. Higher classes are served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The class of a request that names none.
+    Standard,
+}
+
+impl Class {
+    /// The name in the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+        }
+    }
+}

@@ -1,0 +1,103 @@
+use std::pin::Pin;
+
+use futures_core::Stream;
+
+use super::Usage;
+
+/// A worker's answer under way. Dropped, it cancels the work.
+pub type Events = Pin<Box<dyn Stream<Item = Result<Event, Failure>> + Send>>;
+
+/// What a worker tells while it answers.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// More of the answer. The text is whole characters and never part of a stop string.
+    Delta {
+        /// May be empty where tokens came whose text is held back.
+        text: String,
+        /// One for each token of this delta, where they were asked for.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The last event.
+    End {
+        /// Why it ended.
+        finish: Finish,
+        /// What it took.
+        usage: Usage,
+    },
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model's own end, or a stop string.
+    Stop,
+    /// `max_tokens` or the context's end.
+    Length,
+}
+
+impl Finish {
+    /// OpenAI's `finish_reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// A generated token and how likely it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token that was taken.
+    pub chosen: TopLogprob,
+    /// The likeliest tokens in falling order, as many as were asked for.
+    pub top: Vec<TopLogprob>,
+}
+
+/// A token's text and its log-probability (natural, of the raw logits).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopLogprob {
+    /// The token's bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// ln p, before temperature and top_p.
+    pub logprob: f32,
+}
+
+/// Why a worker gave no answer, or broke one off.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// The request can't be run by this model, whoever tries.
+    #[error("{message}")]
+    Invalid {
+        /// The field to blame, in the request's terms.
+        param: Option<&'static str>,
+        /// A sentence for the client.
+        message: String,
+    },
+    /// Prompt and answer don't fit the model's context.
+    #[error("this model's context has {context} tokens, and the prompt has {prompt}: it needs room for at least one more")]
+    ContextLength {
+        /// Tokens that one sequence may have.
+        context: u32,
+        /// Tokens of the prompt.
+        prompt: u32,
+    },
+    /// The weights are still being loaded, or could not be.
+    #[error("the worker is not ready: {0}")]
+    NotReady(String),
+    /// The worker broke: it is to blame, not the request.
+    #[error("the worker failed: {0}")]
+    Broken(String),
+}
+
+impl Failure {
+    /// Whether the request itself is at fault: then nothing ran, and nothing is booked.
+    #[must_use]
+    pub fn is_the_requests(&self) -> bool {
+        match self {
+            Self::Invalid { .. } | Self::ContextLength { .. } => true,
+            Self::NotReady(_) | Self::Broken(_) => false,
+        }
+    }
+}

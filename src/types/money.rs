@@ -1,0 +1,158 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::Usage;
+
+/// Digits after the point of one currency unit: amounts are counted in 10^-12 of it.
+const SCALE: u32 = 12;
+const UNIT: i128 = 10_i128.pow(SCALE);
+const TOKENS_PER_QUOTE: i128 = 1_000_000;
+
+/// An exact amount, in pico-units (10^-12) of the ledger's currency.
+///
+/// One row fits an `i64` up to 9.2 million units; sums are taken in `i128`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Money(pub i128);
+
+impl Money {
+    /// The amount of one ledger row, which is stored in 64 bits.
+    ///
+    /// An amount beyond them is held at the bound: no price that the config accepts gets there with
+    /// 32-bit token counts.
+    #[must_use]
+    pub fn row(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(if self.0 < 0 { i64::MIN } else { i64::MAX })
+    }
+}
+
+impl fmt::Display for Money {
+    /// A plain decimal without trailing zeros, and never an exponent.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let whole = self.0.unsigned_abs() / UNIT.unsigned_abs();
+        let part = self.0.unsigned_abs() % UNIT.unsigned_abs();
+        if part == 0 {
+            return write!(f, "{sign}{whole}");
+        }
+        let digits = format!("{part:012}");
+        write!(f, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+impl FromStr for Money {
+    type Err = String;
+
+    /// Reads a plain decimal with at most 12 digits after the point.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || {
+            Err(format!(
+                "{text:?} is no amount: a plain decimal such as \"0.15\" is needed, with at most 12 digits after the point"
+            ))
+        };
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |s: &str| !s.is_empty() && s.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(part) || part.len() > SCALE as usize || whole.len() > 15 {
+            return refuse();
+        }
+        let Ok(whole) = whole.parse::<i128>() else {
+            return refuse();
+        };
+        let Ok(part) = format!("{part:0<12}").parse::<i128>() else {
+            return refuse();
+        };
+        Ok(Self(whole * UNIT + part))
+    }
+}
+
+/// What a token costs, in pico-units. Immutable: a ledger row pins the version it was booked with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Price {
+    /// Names this price in the ledger.
+    pub version: String,
+    /// A prompt token that was computed.
+    pub prompt_pico: i64,
+    /// A prompt token whose state was reused.
+    pub cached_pico: i64,
+    /// A generated token.
+    pub completion_pico: i64,
+}
+
+impl Price {
+    /// The price of one token, out of the quoted price of a million.
+    ///
+    /// # Errors
+    /// The quote is no decimal, or finer than a whole pico-unit a token.
+    pub fn per_token(per_million: &str) -> Result<i64, String> {
+        let quote: Money = per_million.parse()?;
+        if quote.0 % TOKENS_PER_QUOTE != 0 {
+            return Err(format!(
+                "{per_million:?} per million tokens is finer than 10^-12 a token: at most 6 digits after the point"
+            ));
+        }
+        // 10^9 units a million tokens: with 32-bit counts of both kinds a row still fits 64 bits.
+        i64::try_from(quote.0 / TOKENS_PER_QUOTE)
+            .ok()
+            .filter(|pico| *pico <= 1_000_000_000)
+            .ok_or_else(|| format!("{per_million:?} per million tokens is too much: at most 1000"))
+    }
+
+    /// What a usage costs. Exact: tokens are whole, and so are prices of a token.
+    #[must_use]
+    pub fn amount(&self, usage: &Usage) -> Money {
+        let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
+        let of = |tokens: u32, pico: i64| i128::from(tokens) * i128::from(pico);
+        Money(
+            of(computed, self.prompt_pico)
+                + of(usage.cached_tokens, self.cached_pico)
+                + of(usage.completion_tokens, self.completion_pico),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_amount_reads_back_as_it_was_written(pico in 0_i128..10_i128.pow(26)) {
+            let money = Money(pico);
+            prop_assert_eq!(money.to_string().parse::<Money>().unwrap(), money);
+        }
+
+        #[test]
+        fn a_row_at_the_highest_price_fits_64_bits(prompt: u32, completion: u32) {
+            let top = Price::per_token("1000").unwrap();
+            let price = Price { prompt_pico: top, completion_pico: top, ..Price::default() };
+            let usage = Usage { prompt_tokens: prompt, completion_tokens: completion, cached_tokens: 0 };
+            let amount = price.amount(&usage);
+            prop_assert_eq!(i128::from(amount.row()), amount.0);
+        }
+    }
+
+    #[test]
+    fn a_quote_per_million_is_whole_pico_units_a_token() {
+        assert_eq!(Price::per_token("0.15"), Ok(150_000));
+        assert_eq!(Price::per_token("0.000001"), Ok(1));
+        assert_eq!(Price::per_token("0"), Ok(0));
+        for bad in ["0.0000001", "-1", "1e3", "", ".5", "1.", "1001", "1,5", "NaN"] {
+            assert!(Price::per_token(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cached_tokens_have_their_own_price() {
+        let price = Price { version: "v".into(), prompt_pico: 10, cached_pico: 1, completion_pico: 100 };
+        let usage = Usage { prompt_tokens: 7, cached_tokens: 3, completion_tokens: 2 };
+        assert_eq!(price.amount(&usage), Money(4 * 10 + 3 + 200));
+    }
+
+    #[test]
+    fn amounts_are_plain_decimals() {
+        assert_eq!(Money(0).to_string(), "0");
+        assert_eq!(Money(150_000).to_string(), "0.00000015");
+        assert_eq!(Money(-2_500_000_000_000).to_string(), "-2.5");
+    }
+}

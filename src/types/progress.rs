@@ -1,0 +1,102 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How far one attempt has come, shared by the worker that counts and the meter that bills.
+///
+/// The meter may close it at any moment (the client went): what was counted until then is billed, and
+/// what the worker adds later is refused, so that both sides know the same number without waiting for
+/// each other.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicU64);
+
+/// A reading of [`Progress`], in tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// The prompt, once the worker has taken it on; 0 before.
+    pub prompt_tokens: u32,
+    /// Tokens generated so far.
+    pub completion_tokens: u32,
+}
+
+const CLOSED: u64 = 1 << 63;
+const PROMPT_SHIFT: u32 = 32;
+const PROMPT_MASK: u64 = 0x7fff_ffff;
+
+impl Progress {
+    /// The worker takes on a prompt of this many tokens. False when closed: it need not start.
+    pub fn start(&self, prompt_tokens: u32) -> bool {
+        self.add(u64::from(prompt_tokens & 0x7fff_ffff) << PROMPT_SHIFT)
+    }
+
+    /// The worker has generated one more token. False when closed: the token is nobody's.
+    pub fn advance(&self) -> bool {
+        self.add(1)
+    }
+
+    fn add(&self, amount: u64) -> bool {
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+                (value & CLOSED == 0).then(|| value + amount)
+            })
+            .is_ok()
+    }
+
+    /// Whether the meter has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// What stands so far.
+    pub fn read(&self) -> Count {
+        Count::from_bits(self.0.load(Ordering::Acquire))
+    }
+
+    /// Ends the counting and gives the final count.
+    pub fn close(&self) -> Count {
+        Count::from_bits(self.0.fetch_or(CLOSED, Ordering::AcqRel))
+    }
+}
+
+impl Count {
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are masked")]
+    fn from_bits(bits: u64) -> Self {
+        Self {
+            prompt_tokens: ((bits >> PROMPT_SHIFT) & PROMPT_MASK) as u32,
+            completion_tokens: bits as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_the_close_does_not_count() {
+        let progress = Progress::default();
+        assert!(progress.start(7));
+        assert!(progress.advance());
+        let count = Count { prompt_tokens: 7, completion_tokens: 1 };
+        assert_eq!(progress.close(), count);
+        assert!(!progress.advance());
+        assert_eq!(progress.close(), count);
+        assert!(progress.is_closed());
+    }
+
+    #[test]
+    fn both_sides_know_the_same_number_however_they_race() {
+        let progress = Progress::default();
+        let (accepted, billed) = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let mut accepted = 0;
+                while progress.advance() {
+                    accepted += 1;
+                }
+                accepted
+            });
+            while progress.read().completion_tokens < 1000 {}
+            let billed = progress.close().completion_tokens;
+            (worker.join().unwrap(), billed)
+        });
+        assert_eq!(accepted, billed);
+    }
+}

@@ -1,0 +1,142 @@
+use std::path::Path;
+use std::sync::OnceLock;
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+
+use super::super::prompt::{Piece, Prompts};
+use crate::types::{Failure, Prompt};
+
+/// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// Loaded weights with their tokenizer and chat template.
+pub(super) struct Model {
+    pub(super) weights: LlamaModel,
+    /// Tokens that one sequence may have.
+    pub(super) context_tokens: u32,
+    prompts: Prompts,
+    /// What the control pieces of a prompt stand for.
+    control: Vec<LlamaToken>,
+}
+
+impl Model {
+    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for.
+    ///
+    /// # Errors
+    /// One line that says what is wrong with the file.
+    pub(super) fn load(path: &Path, context_tokens: u32) -> Result<Self, String> {
+        check_file(path)?;
+        let weights = LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default())
+            .map_err(|error| format!("{}: llama.cpp can't load it: {error}", path.display()))?;
+        let trained = weights.n_ctx_train();
+        let (control, texts) = control_tokens(&weights);
+        let template = weights
+            .meta_val_str("tokenizer.chat_template")
+            .unwrap_or_else(|_| CHATML.to_owned());
+        let prompts = {
+            let vocab = weights.vocab();
+            let text = |token| String::from_utf8_lossy(&vocab.token_to_piece(token, true, None)).into_owned();
+            Prompts::new(template, &texts, text(vocab.bos()), text(vocab.eos()))
+        }
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+        if context_tokens > trained {
+            tracing::warn!(context_tokens, trained, "the context is cut to what the model was trained for");
+        }
+        Ok(Self {
+            context_tokens: context_tokens.min(trained),
+            weights,
+            prompts,
+            control,
+        })
+    }
+
+    /// The tokens of a prompt, which fit the context with room for one more.
+    ///
+    /// # Errors
+    /// The template refuses it, it is empty, or it doesn't fit.
+    pub(super) fn prepare(&self, prompt: &Prompt) -> Result<Vec<LlamaToken>, Failure> {
+        let vocab = self.weights.vocab();
+        let mut tokens = Vec::new();
+        match prompt {
+            Prompt::Text(text) => vocab.tokenize_into(text.as_bytes(), &mut tokens, false, false),
+            Prompt::Chat(messages) => {
+                for piece in self.prompts.chat(messages)? {
+                    match piece {
+                        Piece::Control(index) => tokens.push(self.control[index]),
+                        Piece::Text(text) => vocab.tokenize_into(text.as_bytes(), &mut tokens, false, false),
+                    }
+                }
+            }
+        }
+        if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
+            tokens.insert(0, vocab.bos());
+        }
+        if tokens.is_empty() {
+            return Err(Failure::Invalid {
+                param: Some("prompt"),
+                message: "the prompt has no tokens".into(),
+            });
+        }
+        let length = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if length >= self.context_tokens {
+            return Err(Failure::ContextLength {
+                context: self.context_tokens,
+                prompt: length,
+            });
+        }
+        Ok(tokens)
+    }
+
+    /// A token's bytes as the answer shows them: none for control tokens.
+    pub(super) fn bytes(&self, token: LlamaToken) -> Vec<u8> {
+        self.weights.vocab().token_to_piece(token, false, None)
+    }
+
+    /// The bytes of any token, control tokens included.
+    pub(super) fn name(&self, token: LlamaToken) -> Vec<u8> {
+        self.weights.vocab().token_to_piece(token, true, None)
+    }
+}
+
+/// Control tokens and how a template spells them. One of a single character could not be broken up in a
+/// message, so it is left to be text everywhere.
+fn control_tokens(weights: &LlamaModel) -> (Vec<LlamaToken>, Vec<String>) {
+    let vocab = weights.vocab();
+    (0..vocab.n_tokens())
+        .map(LlamaToken::new)
+        .filter(|token| vocab.is_control(*token))
+        .filter_map(|token| {
+            let text = vocab.text(token)?.to_str().ok()?.to_owned();
+            (text.chars().count() > 1).then_some((token, text))
+        })
+        .unzip()
+}
+
+/// What llama.cpp would answer with an assertion or a null pointer is told apart before.
+fn check_file(path: &Path) -> Result<(), String> {
+    use std::io::Read;
+
+    let mut magic = [0; 4];
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    if &magic != b"GGUF" {
+        return Err(format!("{} is no GGUF file", path.display()));
+    }
+    Ok(())
+}
+
+/// llama.cpp's process-wide state, made once and never undone.
+pub(super) fn backend() -> Result<&'static LlamaBackend, String> {
+    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    BACKEND
+        .get_or_init(|| {
+            llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+            LlamaBackend::init().map_err(|error| format!("llama.cpp can't start: {error}"))
+        })
+        .as_ref()
+        .map_err(Clone::clone)
+}

@@ -1,0 +1,63 @@
+//! What runs models. Only the scheduler asks a worker for anything.
+
+mod embedded;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use embedded::{Bert, BertOptions, Llama, LlamaOptions};
+#[cfg(feature = "mistralrs")]
+pub use embedded::{Mistral, MistralOptions};
+
+use crate::types::{Embed, Embedded, Events, Failure, Generate, Progress};
+
+/// Whether a worker can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It reads its weights.
+    Loading,
+    /// It can be asked.
+    Ready,
+    /// It can't, and says why in one line.
+    Failed(String),
+}
+
+/// Something that runs one model.
+///
+/// The counts in [`Progress`] are the worker's duty: the prompt when it takes it on, each token when it is
+/// generated, and a refused count means that nobody waits any more.
+#[async_trait]
+pub trait Worker: Send + Sync {
+    /// Its name in logs, metrics and the ledger.
+    fn name(&self) -> &str;
+
+    /// How many requests it runs at once.
+    fn capacity(&self) -> usize;
+
+    /// Whether it can be asked.
+    fn health(&self) -> Health;
+
+    /// Starts an answer. Dropping the stream cancels it.
+    ///
+    /// # Errors
+    /// The request can't be run by this model, or the worker is broken.
+    async fn generate(&self, _request: Generate, _progress: Arc<Progress>) -> Result<Events, Failure> {
+        Err(cannot("generate text"))
+    }
+
+    /// Turns texts into vectors. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// As [`Worker::generate`].
+    async fn embed(&self, _request: Embed, _progress: Arc<Progress>) -> Result<Embedded, Failure> {
+        Err(cannot("make embeddings"))
+    }
+}
+
+fn cannot(what: &str) -> Failure {
+    Failure::Invalid {
+        param: Some("model"),
+        message: format!("this model can't {what}"),
+    }
+}
