@@ -68,7 +68,10 @@ pub async fn serve(config: Config) -> Result<()> {
         api::serve(
             metrics_listener,
             metrics,
-            api::Limits { drain: Duration::from_secs(1), ..limits },
+            api::Limits {
+                drain: Duration::from_secs(1),
+                ..limits
+            },
             drained.cancelled()
         ),
     );
@@ -122,19 +125,36 @@ async fn build(config: &Config) -> Result<App> {
         metrics,
         ledger,
     };
-    let api = Arc::new(Api { gateway, started: Timestamp::now() });
-    Ok(App { api, writer, store, _lock: lock })
+    let api = Arc::new(Api {
+        gateway,
+        started: Timestamp::now(),
+    });
+    Ok(App {
+        api,
+        writer,
+        store,
+        _lock: lock,
+    })
 }
 
 async fn tenancy(config: &Config, store: &Arc<Sqlite>) -> Result<Tenancy> {
     let bootstrap = match &config.tenancy.bootstrap_key {
         Some(secret) => {
             let project = ensure_project(&**store, BOOTSTRAP_PROJECT).await?.id;
-            Some((secret.as_str(), Caller { project, key: BOOTSTRAP_KEY.into() }))
+            Some((
+                secret.as_str(),
+                Caller {
+                    project,
+                    key: BOOTSTRAP_KEY.into(),
+                },
+            ))
         }
         None => None,
     };
-    Ok(Tenancy::new(Arc::clone(store) as Arc<dyn TenantStore>, bootstrap))
+    Ok(Tenancy::new(
+        Arc::clone(store) as Arc<dyn TenantStore>,
+        bootstrap,
+    ))
 }
 
 fn scheduler(config: &Config, metrics: &Metrics) -> Result<Scheduler> {
@@ -167,7 +187,11 @@ fn start(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
             Arc::new(Llama::start(options, metrics)?)
         }
         EngineKind::Bert => {
-            let options = BertOptions { name, weights, slots: worker.slots };
+            let options = BertOptions {
+                name,
+                weights,
+                slots: worker.slots,
+            };
             Arc::new(Bert::start(options, metrics)?)
         }
         EngineKind::Mistralrs => start_mistralrs(worker, weights, metrics)?,
@@ -194,7 +218,10 @@ fn start_mistralrs(
     _: PathBuf,
     _: crate::telemetry::WorkerMetrics,
 ) -> Result<Arc<dyn Worker>> {
-    anyhow::bail!("worker {}: built without the feature `mistralrs`", worker.name)
+    anyhow::bail!(
+        "worker {}: built without the feature `mistralrs`",
+        worker.name
+    )
 }
 
 fn weights(worker: &WorkerConfig) -> Result<PathBuf> {
@@ -212,8 +239,13 @@ impl App {
         if dropped.is_err() {
             tracing::error!("the gateway could not be taken down in order");
         }
-        if tokio::time::timeout(LAST_COMMITS, self.writer).await.is_err() {
-            tracing::error!("the store takes no commits: what is in flight is booked at the next start");
+        if tokio::time::timeout(LAST_COMMITS, self.writer)
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                "the store takes no commits: what is in flight is booked at the next start"
+            );
         }
         self.store.close().await;
     }

@@ -15,7 +15,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| unread(&error))?;
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|error| unread(&error))?;
         decode(&bytes).map(Self)
     }
 }
@@ -39,10 +41,14 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             serde_json::error::Category::Data => {
                 ApiError::invalid(param.as_deref(), &error.inner().to_string())
             }
-            _ => ApiError::invalid(None, &format!("the body is not valid JSON: {}", error.inner())),
+            _ => ApiError::invalid(
+                None,
+                &format!("the body is not valid JSON: {}", error.inner()),
+            ),
         }
     })?;
-    json.end()
-        .map_err(|error| ApiError::invalid(None, &format!("the body is not valid JSON: {error}")))?;
+    json.end().map_err(|error| {
+        ApiError::invalid(None, &format!("the body is not valid JSON: {error}"))
+    })?;
     Ok(value)
 }

@@ -34,7 +34,12 @@ struct Body {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, r#type: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+    fn new(
+        status: StatusCode,
+        r#type: &'static str,
+        code: Option<&'static str>,
+        message: impl Into<String>,
+    ) -> Self {
         let error = Body {
             message: message.into(),
             r#type,
@@ -60,14 +65,25 @@ impl ApiError {
 
     /// 400: the request is wrong, and `param` is to blame.
     pub(super) fn invalid(param: Option<&str>, message: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message).param(param)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            None,
+            message,
+        )
+        .param(param)
     }
 
     /// 400: the field is known, and what it asks for is not there yet.
     pub(super) fn unsupported(param: &str) -> Self {
         let message = format!("{param} is not supported by this server yet, with this value");
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("unsupported_parameter"), message)
-            .param(Some(param))
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            Some("unsupported_parameter"),
+            message,
+        )
+        .param(Some(param))
     }
 
     /// 401 without a key.
@@ -77,34 +93,65 @@ impl ApiError {
     }
 
     fn unauthorised(message: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_request_error",
+            Some("invalid_api_key"),
+            message,
+        )
     }
 
     /// 404 for a path.
     pub(super) fn not_found(message: String) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            Some("unknown_url"),
+            message,
+        )
     }
 
     /// 405
     pub(super) fn wrong_method(message: String) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            Some("method_not_allowed"),
+            message,
+        )
     }
 
     /// 413
     pub(super) fn too_large() -> Self {
         let message = "the request's body is larger than this server takes";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            Some("request_too_large"),
+            message,
+        )
     }
 
     /// 500 for a fault of ours.
     pub(super) fn internal() -> Self {
         let message = "the server had a fault; the x-request-id header names it in the log";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", None, message)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            None,
+            message,
+        )
     }
 
     /// 503: the same request may succeed later.
     fn unavailable(code: &'static str, message: String, retry_after_s: u64) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message).retry_after(retry_after_s)
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            Some(code),
+            message,
+        )
+        .retry_after(retry_after_s)
     }
 
     /// As an event of a stream that has begun.
@@ -142,7 +189,11 @@ impl From<tenancy::Error> for ApiError {
             tenancy::Error::UnknownKey => Self::unauthorised("this API key is not known here"),
             tenancy::Error::Store(error) => {
                 tracing::error!(%error, "a key could not be looked up");
-                Self::unavailable("store_unavailable", "keys can't be looked up at the moment".into(), LATER_S)
+                Self::unavailable(
+                    "store_unavailable",
+                    "keys can't be looked up at the moment".into(),
+                    LATER_S,
+                )
             }
         }
     }
@@ -152,10 +203,13 @@ impl From<router::Error> for ApiError {
     fn from(error: router::Error) -> Self {
         let message = error.to_string();
         match error {
-            router::Error::UnknownModel(_) => {
-                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message)
-                    .param(Some("model"))
-            }
+            router::Error::UnknownModel(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "invalid_request_error",
+                Some("model_not_found"),
+                message,
+            )
+            .param(Some("model")),
             router::Error::WrongKind { .. } => Self::invalid(Some("model"), &message),
         }
     }
@@ -177,7 +231,9 @@ impl From<metering::Error> for ApiError {
     fn from(error: metering::Error) -> Self {
         let message = error.to_string();
         match error {
-            metering::Error::LedgerDown => Self::unavailable("ledger_unavailable", message, LATER_S),
+            metering::Error::LedgerDown => {
+                Self::unavailable("ledger_unavailable", message, LATER_S)
+            }
             metering::Error::TooManyOpen => Self::unavailable("too_many_requests", message, SOON_S),
             metering::Error::Failed(failure) => failure.into(),
         }
@@ -191,13 +247,24 @@ impl From<Failure> for ApiError {
             Failure::Invalid { param, .. } => Self::invalid(param, &message),
             Failure::ContextLength { .. } => {
                 let code = Some("context_length_exceeded");
-                Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message).param(Some("messages"))
+                Self::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_request_error",
+                    code,
+                    message,
+                )
+                .param(Some("messages"))
             }
             Failure::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
             Failure::Broken(reason) => {
                 tracing::error!(reason, "a worker failed");
                 let message = "the model's worker failed; nothing is charged for this answer";
-                Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("worker_failed"), message)
+                Self::new(
+                    StatusCode::BAD_GATEWAY,
+                    "server_error",
+                    Some("worker_failed"),
+                    message,
+                )
             }
         }
     }

@@ -29,7 +29,11 @@ pub(super) async fn ready(State(api): Shared) -> Response {
         waiting_for.push("the store does not answer".into());
     }
     let ready = waiting_for.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, Json(Readiness { ready, waiting_for })).into_response()
 }
 

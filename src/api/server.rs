@@ -24,7 +24,12 @@ pub struct Limits {
 
 /// Serves until `stop` is done, then lets running answers end. What still runs after the drain is cut off, and
 /// booked as a client's hang-up is.
-pub async fn serve(listener: TcpListener, routes: axum::Router, limits: Limits, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: axum::Router,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
@@ -53,7 +58,10 @@ pub async fn serve(listener: TcpListener, routes: axum::Router, limits: Limits, 
         });
     }
     drop(listener);
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits.drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!(open = connections.len(), "the drain's time is over");
     }
     connections.shutdown().await;

@@ -22,7 +22,11 @@ const BAD_CONFIG: u8 = 64;
 const CONFIGS: [&str; 2] = ["forebay.toml", "config/quickstart.toml"];
 
 #[derive(Parser)]
-#[command(name = "forebay", version, about = "An OpenAI-compatible gateway for private model serving")]
+#[command(
+    name = "forebay",
+    version,
+    about = "An OpenAI-compatible gateway for private model serving"
+)]
 struct Arguments {
     /// The config file [default: forebay.toml, else config/quickstart.toml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -60,7 +64,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             eprintln!("forebay: {error:#}");
             let bad_config = error.downcast_ref::<ConfigError>().is_some();
-            if bad_config { BAD_CONFIG.into() } else { ExitCode::FAILURE }
+            if bad_config {
+                BAD_CONFIG.into()
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -74,9 +82,13 @@ fn run(arguments: Arguments) -> Result<()> {
             eprintln!("forebay: the config is good");
             Ok(())
         }
-        Command::Project(command) => with_store(path, async |store| project::run(command, store).await),
+        Command::Project(command) => {
+            with_store(path, async |store| project::run(command, store).await)
+        }
         Command::Key(command) => with_store(path, async |store| key::run(command, store).await),
-        Command::Usage(arguments) => with_store(path, async |store| usage::run(&arguments, store).await),
+        Command::Usage(arguments) => {
+            with_store(path, async |store| usage::run(&arguments, store).await)
+        }
         Command::Model(command) => model::run(command, None),
     }
 }

@@ -23,7 +23,10 @@ pub(super) async fn run(command: ProjectCommand, store: &Sqlite) -> Result<()> {
     match command {
         ProjectCommand::Create { name } => {
             let plain = !name.trim().is_empty() && !name.chars().any(char::is_control);
-            ensure!(plain && name.len() <= 128, "a project's name has 1 to 128 printable bytes");
+            ensure!(
+                plain && name.len() <= 128,
+                "a project's name has 1 to 128 printable bytes"
+            );
             writeln!(out, "{}", create_project(store, &name).await?.id)?;
         }
         ProjectCommand::List => {

@@ -10,7 +10,14 @@ use crate::types::{Ledger, Money, UsageRow};
 /// What amounts are in. Prices carry no currency of their own.
 const CURRENCY: &str = "USD";
 const COLUMNS: [&str; 8] = [
-    "project", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "amount", "currency",
+    "project",
+    "model",
+    "requests",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "amount",
+    "currency",
 ];
 
 #[derive(Args)]
@@ -96,7 +103,12 @@ fn table(out: &mut dyn Write, lines: &[Line]) -> Result<()> {
         .chain(lines.iter().map(Line::cells))
         .collect();
     let widths: Vec<_> = (0..COLUMNS.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     for row in &rows {
         for (column, cell) in row.iter().enumerate() {
@@ -116,7 +128,11 @@ fn table(out: &mut dyn Write, lines: &[Line]) -> Result<()> {
 /// RFC 4180; and what a spreadsheet would run as a formula is kept text by a leading apostrophe.
 fn quoted(cell: &str) -> String {
     let formula = cell.starts_with(['=', '+', '-', '@']) && cell.parse::<f64>().is_err();
-    let cell = if formula { format!("'{cell}") } else { cell.to_owned() };
+    let cell = if formula {
+        format!("'{cell}")
+    } else {
+        cell.to_owned()
+    };
     if cell.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", cell.replace('"', "\"\""))
     } else {

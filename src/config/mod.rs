@@ -50,8 +50,8 @@ pub struct Config {
     #[serde(default)]
     pub scheduler: SchedulerConfig,
     /// Where `forebay model pull` puts weights; read by it alone.
-    #[serde(default)]
-    models: ModelsFolder,
+    #[serde(default, rename = "models")]
+    _models: ModelsFolder,
     /// What runs the models.
     #[serde(default, rename = "worker")]
     pub workers: Vec<WorkerConfig>,
@@ -213,11 +213,17 @@ mod tests {
         for (text, word) in [
             (String::new(), "[[worker]]"),
             (format!("{WORKER}{WORKER}"), "two [[worker]]"),
-            (format!("{WORKER}[[model]]\nname = \"x\"\nbase = \"y\"\n"), "\"y\""),
+            (
+                format!("{WORKER}[[model]]\nname = \"x\"\nbase = \"y\"\n"),
+                "\"y\"",
+            ),
             (format!("{WORKER}{bootstrap}{open}"), "loopback"),
             (WORKER.replace("\"w\"", "\"a b\""), "a b"),
             (format!("{WORKER}slots = 0\n"), "slots"),
-            (format!("{WORKER}[[model]]\nname = \"m\"\nprice = {{ prompt = \"1e9\" }}\n"), "1e9"),
+            (
+                format!("{WORKER}[[model]]\nname = \"m\"\nprice = {{ prompt = \"1e9\" }}\n"),
+                "1e9",
+            ),
         ] {
             assert!(refusal(&text).contains(word), "{text}: {}", refusal(&text));
         }

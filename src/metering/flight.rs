@@ -85,7 +85,8 @@ impl Flight {
 
     /// Tells how long the client waited for it.
     pub(super) fn observe_first_token(&self, since_arrival: Duration) {
-        self.metrics.first_token(&self.open.flown.model, since_arrival);
+        self.metrics
+            .first_token(&self.open.flown.model, since_arrival);
     }
 
     /// Books the whole answer, and returns once the charge is on disk.

@@ -63,7 +63,11 @@ pub struct Admission(mpsc::OwnedPermit<Command>);
 impl Metering {
     /// Starts the writer. It ends, with everything booked, once the last clone and the last flight are
     /// gone.
-    pub fn start(ledger: Arc<dyn Ledger>, metrics: Arc<Metrics>, options: &Options) -> (Self, JoinHandle<()>) {
+    pub fn start(
+        ledger: Arc<dyn Ledger>,
+        metrics: Arc<Metrics>,
+        options: &Options,
+    ) -> (Self, JoinHandle<()>) {
         let (commands, queue) = mpsc::channel(options.max_open);
         let flights = Arc::new(Flights::default());
         let writer = Writer::new(ledger, queue, Arc::clone(&flights), Arc::clone(&metrics));

@@ -46,25 +46,44 @@ impl Book {
         batches
             .iter()
             .flat_map(|batch| &batch.charges)
-            .map(|charge| (charge.state, charge.outcome, charge.usage, charge.amount.row()))
+            .map(|charge| {
+                (
+                    charge.state,
+                    charge.outcome,
+                    charge.usage,
+                    charge.amount.row(),
+                )
+            })
             .collect()
     }
 }
 
 fn metering(max_open: usize) -> (Arc<Book>, Metering, JoinHandle<()>) {
     let book = Arc::new(Book::default());
-    let options = Options { max_open, hold: Duration::from_millis(300) };
+    let options = Options {
+        max_open,
+        hold: Duration::from_millis(300),
+    };
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (metering, writer) = Metering::start(Arc::clone(&book) as Arc<dyn Ledger>, metrics, &options);
+    let (metering, writer) =
+        Metering::start(Arc::clone(&book) as Arc<dyn Ledger>, metrics, &options);
     (book, metering, writer)
 }
 
 fn flight(metering: &Metering) -> Flight {
-    let price = Price { version: "v".into(), prompt_pico: 1, cached_pico: 1, completion_pico: 100 };
+    let price = Price {
+        version: "v".into(),
+        prompt_pico: 1,
+        cached_pico: 1,
+        completion_pico: 100,
+    };
     let flown = Flown {
         request: RequestId::mint(),
         attempt: 1,
-        caller: Caller { project: "proj_a".into(), key: "key_a".into() },
+        caller: Caller {
+            project: "proj_a".into(),
+            key: "key_a".into(),
+        },
         end_user: None,
         model: "m".into(),
         revision: "r".into(),
@@ -77,14 +96,24 @@ fn flight(metering: &Metering) -> Flight {
     metering.dispatch(metering.admit().unwrap(), flown)
 }
 
-const USAGE: Usage = Usage { prompt_tokens: 7, cached_tokens: 0, completion_tokens: 2 };
+const USAGE: Usage = Usage {
+    prompt_tokens: 7,
+    cached_tokens: 0,
+    completion_tokens: 2,
+};
 
 fn delta() -> Event {
-    Event::Delta { text: "x".into(), logprobs: Vec::new() }
+    Event::Delta {
+        text: "x".into(),
+        logprobs: Vec::new(),
+    }
 }
 
 fn end() -> Event {
-    Event::End { finish: Finish::Stop, usage: USAGE }
+    Event::End {
+        finish: Finish::Stop,
+        usage: USAGE,
+    }
 }
 
 fn meter(flight: Flight, events: Vec<Result<Event, Failure>>) -> Meter {
@@ -104,7 +133,10 @@ async fn an_answer_ends_only_once_its_charge_stands() {
     assert!(matches!(meter.next().await, Some(Ok(Event::Delta { .. }))));
     assert!(book.charges().is_empty());
     assert!(matches!(meter.next().await, Some(Ok(Event::End { .. }))));
-    assert_eq!(book.charges(), [(State::Settled, Outcome::Completed, USAGE, 207)]);
+    assert_eq!(
+        book.charges(),
+        [(State::Settled, Outcome::Completed, USAGE, 207)]
+    );
     assert!(meter.next().await.is_none());
     drop(meter);
     finished(metering, writer).await;
@@ -122,9 +154,15 @@ async fn a_dropped_stream_pays_for_what_it_got() {
     let mut meter = meter(flight, vec![Ok(delta()), Ok(end())]);
     meter.next().await.unwrap().unwrap();
     drop(meter);
-    assert!(!progress.advance(), "the worker is told by the closed count");
+    assert!(
+        !progress.advance(),
+        "the worker is told by the closed count"
+    );
     finished(metering, writer).await;
-    assert_eq!(book.charges(), [(State::Settled, Outcome::Cancelled, USAGE, 207)]);
+    assert_eq!(
+        book.charges(),
+        [(State::Settled, Outcome::Cancelled, USAGE, 207)]
+    );
 }
 
 #[tokio::test]
@@ -146,8 +184,14 @@ async fn a_workers_failure_is_absorbed_with_what_it_spent() {
         meter.next().await.unwrap().unwrap();
         assert!(meter.next().await.unwrap().is_err());
         assert!(meter.next().await.is_none());
-        let spent = Usage { completion_tokens: 1, ..USAGE };
-        assert_eq!(book.charges(), [(State::Absorbed, Outcome::Failed, spent, 0)]);
+        let spent = Usage {
+            completion_tokens: 1,
+            ..USAGE
+        };
+        assert_eq!(
+            book.charges(),
+            [(State::Absorbed, Outcome::Failed, spent, 0)]
+        );
         drop(meter);
         finished(metering, writer).await;
         assert_eq!(book.charges().len(), 1);
@@ -157,7 +201,10 @@ async fn a_workers_failure_is_absorbed_with_what_it_spent() {
 #[tokio::test]
 async fn a_request_at_fault_leaves_no_row() {
     let (book, metering, writer) = metering(8);
-    let failure = Failure::ContextLength { context: 1, prompt: 2 };
+    let failure = Failure::ContextLength {
+        context: 1,
+        prompt: 2,
+    };
     let mut meter = meter(flight(&metering), vec![Err(failure)]);
     assert!(meter.peek().await.is_err());
     drop(meter);
@@ -173,7 +220,11 @@ async fn a_running_attempt_is_checkpointed_within_a_second() {
     tokio::time::sleep(Duration::from_millis(900)).await;
     {
         let batches = book.batches.lock().unwrap();
-        let checkpoint = batches.iter().flat_map(|batch| &batch.checkpoints).last().unwrap();
+        let checkpoint = batches
+            .iter()
+            .flat_map(|batch| &batch.checkpoints)
+            .last()
+            .unwrap();
         assert_eq!(checkpoint.usage.prompt_tokens, 7);
     }
     drop(flight);
@@ -185,13 +236,22 @@ async fn a_store_that_fails_holds_the_end_and_books_later() {
     let (book, metering, writer) = metering(8);
     book.down.store(true, Ordering::Relaxed);
     let mut meter = meter(flight(&metering), vec![Ok(delta()), Ok(end())]);
-    assert!(meter.next().await.unwrap().is_ok(), "content is never held back");
+    assert!(
+        meter.next().await.unwrap().is_ok(),
+        "content is never held back"
+    );
     assert!(matches!(meter.next().await, Some(Err(Error::LedgerDown))));
-    assert!(matches!(metering.admit(), Err(Error::LedgerDown)), "nothing new is started");
+    assert!(
+        matches!(metering.admit(), Err(Error::LedgerDown)),
+        "nothing new is started"
+    );
     book.down.store(false, Ordering::Relaxed);
     drop(meter);
     finished(metering, writer).await;
-    assert_eq!(book.charges(), [(State::Settled, Outcome::Completed, USAGE, 207)]);
+    assert_eq!(
+        book.charges(),
+        [(State::Settled, Outcome::Completed, USAGE, 207)]
+    );
 }
 
 #[tokio::test]

@@ -41,7 +41,12 @@ impl Writer {
         flights: Arc<Flights>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { ledger, queue, flights, metrics }
+        Self {
+            ledger,
+            queue,
+            flights,
+            metrics,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -111,7 +116,10 @@ impl Writer {
         }
         self.metrics.ledger_store_up.set(1);
         self.metrics.ledger_commits.inc();
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit a double")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "milliseconds since 1970 fit a double"
+        )]
         self.metrics
             .ledger_last_commit
             .set(Timestamp::now().as_millisecond() as f64 / 1000.0);

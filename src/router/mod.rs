@@ -43,7 +43,10 @@ impl Router {
     pub fn new(config: &Config) -> Result<Self, String> {
         let mut models = BTreeMap::new();
         for worker in &config.workers {
-            let free = Price { version: "none".into(), ..Price::default() };
+            let free = Price {
+                version: "none".into(),
+                ..Price::default()
+            };
             let served = serve(&worker.model, worker, free);
             models.insert(worker.model.clone(), served);
         }
@@ -121,16 +124,35 @@ mod tests {
         let plan = router.resolve("legal", Kind::Generate).unwrap();
         assert_eq!((&*plan.model, &*plan.pool), ("legal", "base"));
         assert_eq!(plan.price.completion_pico, 2_000_000);
-        assert_eq!(router.resolve("base", Kind::Generate).unwrap().price.completion_pico, 0);
-        assert_eq!(router.names().collect::<Vec<_>>(), ["base", "legal", "vectors"]);
+        assert_eq!(
+            router
+                .resolve("base", Kind::Generate)
+                .unwrap()
+                .price
+                .completion_pico,
+            0
+        );
+        assert_eq!(
+            router.names().collect::<Vec<_>>(),
+            ["base", "legal", "vectors"]
+        );
     }
 
     #[test]
     fn what_does_not_exist_or_can_not_do_it_is_refused_by_name() {
         let router = router();
-        assert!(matches!(router.resolve("x", Kind::Generate), Err(Error::UnknownModel(_))));
+        assert!(matches!(
+            router.resolve("x", Kind::Generate),
+            Err(Error::UnknownModel(_))
+        ));
         let error = router.resolve("vectors", Kind::Generate).err().unwrap();
-        assert_eq!(error.to_string(), "the model \"vectors\" makes embeddings, not text");
-        assert_eq!((router.label("legal"), router.label("anything\n")), ("legal", ""));
+        assert_eq!(
+            error.to_string(),
+            "the model \"vectors\" makes embeddings, not text"
+        );
+        assert_eq!(
+            (router.label("legal"), router.label("anything\n")),
+            ("legal", "")
+        );
     }
 }

@@ -52,7 +52,11 @@ pub struct Slot {
 impl Scheduler {
     /// Pools by the name that plans call them.
     #[must_use]
-    pub fn new(workers: Vec<(Arc<str>, Arc<dyn Worker>)>, limits: Limits, metrics: &Metrics) -> Self {
+    pub fn new(
+        workers: Vec<(Arc<str>, Arc<dyn Worker>)>,
+        limits: Limits,
+        metrics: &Metrics,
+    ) -> Self {
         let mut grouped: HashMap<Arc<str>, Vec<Arc<dyn Worker>>> = HashMap::new();
         for (pool, worker) in workers {
             grouped.entry(pool).or_default().push(worker);
@@ -114,9 +118,16 @@ impl Slot {
     ///
     /// # Errors
     /// The worker can't run it.
-    pub async fn generate(self, request: Generate, progress: Arc<Progress>) -> Result<Events, Failure> {
+    pub async fn generate(
+        self,
+        request: Generate,
+        progress: Arc<Progress>,
+    ) -> Result<Events, Failure> {
         let events = self.worker.generate(request, progress).await?;
-        Ok(Box::pin(Held { events, _hold: self.hold }))
+        Ok(Box::pin(Held {
+            events,
+            _hold: self.hold,
+        }))
     }
 
     /// Runs an embedding request, and frees the slot.

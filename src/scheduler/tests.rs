@@ -31,23 +31,38 @@ fn scheduler(workers: &[(usize, Health)], max_queue: usize) -> Scheduler {
     let workers = workers
         .iter()
         .map(|(places, health)| {
-            let worker: Arc<dyn Worker> = Arc::new(Idle { places: *places, health: health.clone() });
+            let worker: Arc<dyn Worker> = Arc::new(Idle {
+                places: *places,
+                health: health.clone(),
+            });
             (Arc::from("pool"), worker)
         })
         .collect();
-    let limits = Limits { max_queue, queue_timeout: Duration::from_millis(200) };
+    let limits = Limits {
+        max_queue,
+        queue_timeout: Duration::from_millis(200),
+    };
     Scheduler::new(workers, limits, &Metrics::new().unwrap())
 }
 
 fn plan() -> Plan {
-    Plan { model: "m".into(), revision: "m".into(), pool: "pool".into(), price: Arc::new(Price::default()) }
+    Plan {
+        model: "m".into(),
+        revision: "m".into(),
+        pool: "pool".into(),
+        price: Arc::new(Price::default()),
+    }
 }
 
 fn request() -> Generate {
     Generate {
         prompt: Prompt::Text(String::new()),
         max_tokens: None,
-        sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: None },
+        sampling: Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: None,
+        },
         stop: Vec::new(),
         ignore_eos: false,
         top_logprobs: None,
@@ -59,7 +74,8 @@ async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
     let scheduler = scheduler(&[(1, Health::Ready)], 8);
     let slot = scheduler.submit(&plan()).await.unwrap();
     let events = slot.generate(request(), Arc::default()).await.unwrap();
-    let later = tokio::spawn(async move { scheduler.submit(&plan()).await.map(|slot| slot.queued()) });
+    let later =
+        tokio::spawn(async move { scheduler.submit(&plan()).await.map(|slot| slot.queued()) });
     sleep(Duration::from_millis(50)).await;
     assert!(!later.is_finished());
     drop(events);
@@ -90,7 +106,10 @@ async fn one_that_gives_up_leaves_the_queue() {
 
 #[tokio::test]
 async fn the_freest_ready_worker_is_chosen() {
-    let scheduler = scheduler(&[(2, Health::Ready), (9, Health::Loading), (3, Health::Ready)], 0);
+    let scheduler = scheduler(
+        &[(2, Health::Ready), (9, Health::Loading), (3, Health::Ready)],
+        0,
+    );
     let mut slots = Vec::new();
     for _ in 0..5 {
         slots.push(scheduler.submit(&plan()).await.unwrap());
@@ -103,6 +122,9 @@ async fn the_freest_ready_worker_is_chosen() {
 #[tokio::test]
 async fn a_model_that_loads_is_not_waited_for() {
     let scheduler = scheduler(&[(1, Health::Loading)], 8);
-    assert!(matches!(scheduler.submit(&plan()).await, Err(Error::NotReady(_))));
+    assert!(matches!(
+        scheduler.submit(&plan()).await,
+        Err(Error::NotReady(_))
+    ));
     assert_eq!(scheduler.not_ready(), ["idle: loading"]);
 }

@@ -23,7 +23,10 @@ pub fn init_logs() {
     let layer = if text {
         base.boxed()
     } else {
-        base.json().flatten_event(true).with_current_span(false).boxed()
+        base.json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .boxed()
     };
     let started = tracing_subscriber::registry()
         .with(filter)

@@ -98,32 +98,144 @@ impl Metrics {
     /// A name that is there twice: a fault of this file.
     pub fn new() -> Result<Self, prometheus::Error> {
         let r = Registry::new();
-        let build = int_gauge_vec(&r, "forebay_build_info", "Always 1; the version is its label.", &["version"])?;
+        let build = int_gauge_vec(
+            &r,
+            "forebay_build_info",
+            "Always 1; the version is its label.",
+            &["version"],
+        )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
-            requests: counter_vec(&r, "forebay_requests_total", "Requests that were answered or refused, by HTTP status.", &["endpoint", "model", "status"])?,
-            tokens: counter_vec(&r, "forebay_tokens_total", "Tokens in booked charges, by kind: prompt (cached ones included), cached, completion.", &["model", "kind"])?,
-            first_token: histogram_vec(&r, "forebay_time_to_first_token_seconds", "From the request's arrival to its first piece of text.", WAIT_SECONDS, &["model"])?,
-            per_token: histogram_vec(&r, "forebay_time_per_output_token_seconds", "Mean gap between the tokens of one answer, after the first.", TOKEN_SECONDS, &["model"])?,
-            duration: histogram_vec(&r, "forebay_request_duration_seconds", "From dispatch to the end of the answer.", WAIT_SECONDS, &["model", "outcome"])?,
-            queue_depth: int_gauge_vec(&r, "forebay_queue_depth", "Requests that wait for a slot.", &["pool"])?,
-            queue_wait: histogram_vec(&r, "forebay_queue_wait_seconds", "How long requests waited for a slot.", WAIT_SECONDS, &["pool"])?,
-            queue_refused: counter_vec(&r, "forebay_queue_refused_total", "Requests that got no slot, by reason: full or timeout.", &["pool", "reason"])?,
-            slots_busy: int_gauge_vec(&r, "forebay_slots_busy", "Slots held by requests, until the last byte.", &["pool"])?,
-            sequences_running: int_gauge_vec(&r, "forebay_sequences_running", "Sequences in the worker's batch.", &["worker"])?,
-            sequences_waiting: int_gauge_vec(&r, "forebay_sequences_waiting", "Sequences handed to the worker and not in its batch yet.", &["worker"])?,
-            steps: counter_vec(&r, "forebay_engine_steps_total", "Steps of the batching loop.", &["worker"])?,
-            step_tokens: counter_vec(&r, "forebay_engine_tokens_total", "Tokens the engine computed, by phase: prefill or decode.", &["worker", "phase"])?,
-            worker_ready: int_gauge_vec(&r, "forebay_worker_ready", "1 once the worker's model can be asked.", &["worker"])?,
-            ledger_commits: counter(&r, "forebay_ledger_commits_total", "Transactions of the ledger's writer.")?,
-            ledger_commit_failures: counter(&r, "forebay_ledger_commit_failures_total", "Transactions that failed and are tried again.")?,
-            ledger_commit_seconds: histogram(&r, "forebay_ledger_commit_seconds", "How long a transaction of the ledger takes.", COMMIT_SECONDS)?,
-            ledger_rows: counter_vec(&r, "forebay_ledger_charges_total", "Charges booked by this process, by state.", &["state"])?,
-            ledger_open: gauge(&r, "forebay_ledger_open", "Attempts that run and are not booked yet.")?,
-            ledger_pending: gauge(&r, "forebay_ledger_pending", "Charges that wait for a commit.")?,
-            ledger_store_up: gauge(&r, "forebay_ledger_store_up", "1 while the store takes commits.")?,
+            requests: counter_vec(
+                &r,
+                "forebay_requests_total",
+                "Requests that were answered or refused, by HTTP status.",
+                &["endpoint", "model", "status"],
+            )?,
+            tokens: counter_vec(
+                &r,
+                "forebay_tokens_total",
+                "Tokens in booked charges, by kind: prompt (cached ones included), cached, completion.",
+                &["model", "kind"],
+            )?,
+            first_token: histogram_vec(
+                &r,
+                "forebay_time_to_first_token_seconds",
+                "From the request's arrival to its first piece of text.",
+                WAIT_SECONDS,
+                &["model"],
+            )?,
+            per_token: histogram_vec(
+                &r,
+                "forebay_time_per_output_token_seconds",
+                "Mean gap between the tokens of one answer, after the first.",
+                TOKEN_SECONDS,
+                &["model"],
+            )?,
+            duration: histogram_vec(
+                &r,
+                "forebay_request_duration_seconds",
+                "From dispatch to the end of the answer.",
+                WAIT_SECONDS,
+                &["model", "outcome"],
+            )?,
+            queue_depth: int_gauge_vec(
+                &r,
+                "forebay_queue_depth",
+                "Requests that wait for a slot.",
+                &["pool"],
+            )?,
+            queue_wait: histogram_vec(
+                &r,
+                "forebay_queue_wait_seconds",
+                "How long requests waited for a slot.",
+                WAIT_SECONDS,
+                &["pool"],
+            )?,
+            queue_refused: counter_vec(
+                &r,
+                "forebay_queue_refused_total",
+                "Requests that got no slot, by reason: full or timeout.",
+                &["pool", "reason"],
+            )?,
+            slots_busy: int_gauge_vec(
+                &r,
+                "forebay_slots_busy",
+                "Slots held by requests, until the last byte.",
+                &["pool"],
+            )?,
+            sequences_running: int_gauge_vec(
+                &r,
+                "forebay_sequences_running",
+                "Sequences in the worker's batch.",
+                &["worker"],
+            )?,
+            sequences_waiting: int_gauge_vec(
+                &r,
+                "forebay_sequences_waiting",
+                "Sequences handed to the worker and not in its batch yet.",
+                &["worker"],
+            )?,
+            steps: counter_vec(
+                &r,
+                "forebay_engine_steps_total",
+                "Steps of the batching loop.",
+                &["worker"],
+            )?,
+            step_tokens: counter_vec(
+                &r,
+                "forebay_engine_tokens_total",
+                "Tokens the engine computed, by phase: prefill or decode.",
+                &["worker", "phase"],
+            )?,
+            worker_ready: int_gauge_vec(
+                &r,
+                "forebay_worker_ready",
+                "1 once the worker's model can be asked.",
+                &["worker"],
+            )?,
+            ledger_commits: counter(
+                &r,
+                "forebay_ledger_commits_total",
+                "Transactions of the ledger's writer.",
+            )?,
+            ledger_commit_failures: counter(
+                &r,
+                "forebay_ledger_commit_failures_total",
+                "Transactions that failed and are tried again.",
+            )?,
+            ledger_commit_seconds: histogram(
+                &r,
+                "forebay_ledger_commit_seconds",
+                "How long a transaction of the ledger takes.",
+                COMMIT_SECONDS,
+            )?,
+            ledger_rows: counter_vec(
+                &r,
+                "forebay_ledger_charges_total",
+                "Charges booked by this process, by state.",
+                &["state"],
+            )?,
+            ledger_open: gauge(
+                &r,
+                "forebay_ledger_open",
+                "Attempts that run and are not booked yet.",
+            )?,
+            ledger_pending: gauge(
+                &r,
+                "forebay_ledger_pending",
+                "Charges that wait for a commit.",
+            )?,
+            ledger_store_up: gauge(
+                &r,
+                "forebay_ledger_store_up",
+                "1 while the store takes commits.",
+            )?,
             ledger_last_commit: {
-                let gauge = Gauge::new("forebay_ledger_last_commit_timestamp_seconds", "When the ledger last committed, in seconds since the epoch.")?;
+                let gauge = Gauge::new(
+                    "forebay_ledger_last_commit_timestamp_seconds",
+                    "When the ledger last committed, in seconds since the epoch.",
+                )?;
                 register(&r, gauge)?
             },
             registry: r,
@@ -218,7 +330,10 @@ fn seconds_between(from: jiff::Timestamp, to: jiff::Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
@@ -227,7 +342,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
     register(registry, IntCounter::new(name, help)?)
 }
 
-fn counter_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+fn counter_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
@@ -235,16 +355,32 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, promet
     register(registry, IntGauge::new(name, help)?)
 }
 
-fn int_gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+fn int_gauge_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
     register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
     let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     register(registry, Histogram::with_opts(options)?)
 }
 
-fn histogram_vec(registry: &Registry, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+fn histogram_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> Result<HistogramVec, prometheus::Error> {
     let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     register(registry, HistogramVec::new(options, labels)?)
 }

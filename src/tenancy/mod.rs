@@ -75,7 +75,8 @@ impl Tenancy {
 
     fn remember(&self, hash: SecretHash, caller: Caller) {
         if self.known.len() >= CACHE_KEYS {
-            self.known.retain(|_, (_, since)| since.elapsed() < CACHE_FOR);
+            self.known
+                .retain(|_, (_, since)| since.elapsed() < CACHE_FOR);
         }
         if self.known.len() < CACHE_KEYS {
             self.known.insert(hash, (caller, Instant::now()));

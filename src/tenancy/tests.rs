@@ -21,15 +21,24 @@ async fn a_key_is_known_by_its_secret_alone() {
         assert_eq!(caller.project, project.id);
     }
     for wrong in ["", "fb-", &secret[..50], &secret.to_lowercase()] {
-        assert!(matches!(tenancy.authenticate(wrong).await, Err(Error::UnknownKey)));
+        assert!(matches!(
+            tenancy.authenticate(wrong).await,
+            Err(Error::UnknownKey)
+        ));
     }
 }
 
 #[tokio::test]
 async fn the_bootstrap_key_is_good_only_where_it_is_set() {
     let (_folder, store) = store().await;
-    let caller = Caller { project: "proj_local".into(), key: "key_bootstrap".into() };
-    let with = Tenancy::new(Arc::clone(&store) as Arc<dyn TenantStore>, Some(("fb-local", caller.clone())));
+    let caller = Caller {
+        project: "proj_local".into(),
+        key: "key_bootstrap".into(),
+    };
+    let with = Tenancy::new(
+        Arc::clone(&store) as Arc<dyn TenantStore>,
+        Some(("fb-local", caller.clone())),
+    );
     assert_eq!(with.authenticate("fb-local").await.unwrap(), caller);
     let without = Tenancy::new(store, None);
     assert!(without.authenticate("fb-local").await.is_err());
@@ -41,5 +50,8 @@ async fn a_project_is_made_once_and_found_by_name_or_id() {
     let made = ensure_project(&*store, "local").await.unwrap();
     assert_eq!(ensure_project(&*store, "local").await.unwrap(), made);
     assert_eq!(store.find_project(made.id.as_str()).await.unwrap(), made);
-    assert!(matches!(create_project(&*store, "local").await, Err(StoreError::Exists(_))));
+    assert!(matches!(
+        create_project(&*store, "local").await,
+        Err(StoreError::Exists(_))
+    ));
 }

@@ -76,7 +76,9 @@ pub enum Failure {
         message: String,
     },
     /// Prompt and answer don't fit the model's context.
-    #[error("this model's context has {context} tokens, and the prompt has {prompt}: it needs room for at least one more")]
+    #[error(
+        "this model's context has {context} tokens, and the prompt has {prompt}: it needs room for at least one more"
+    )]
     ContextLength {
         /// Tokens that one sequence may have.
         context: u32,

@@ -137,15 +137,34 @@ mod tests {
         assert_eq!(Price::per_token("0.15"), Ok(150_000));
         assert_eq!(Price::per_token("0.000001"), Ok(1));
         assert_eq!(Price::per_token("0"), Ok(0));
-        for bad in ["0.0000001", "-1", "1e3", "", ".5", "1.", "1001", "1,5", "NaN"] {
+        for bad in [
+            "0.0000001",
+            "-1",
+            "1e3",
+            "",
+            ".5",
+            "1.",
+            "1001",
+            "1,5",
+            "NaN",
+        ] {
             assert!(Price::per_token(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn cached_tokens_have_their_own_price() {
-        let price = Price { version: "v".into(), prompt_pico: 10, cached_pico: 1, completion_pico: 100 };
-        let usage = Usage { prompt_tokens: 7, cached_tokens: 3, completion_tokens: 2 };
+        let price = Price {
+            version: "v".into(),
+            prompt_pico: 10,
+            cached_pico: 1,
+            completion_pico: 100,
+        };
+        let usage = Usage {
+            prompt_tokens: 7,
+            cached_tokens: 3,
+            completion_tokens: 2,
+        };
         assert_eq!(price.amount(&usage), Money(4 * 10 + 3 + 200));
     }
 

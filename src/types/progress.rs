@@ -75,7 +75,10 @@ mod tests {
         let progress = Progress::default();
         assert!(progress.start(7));
         assert!(progress.advance());
-        let count = Count { prompt_tokens: 7, completion_tokens: 1 };
+        let count = Count {
+            prompt_tokens: 7,
+            completion_tokens: 1,
+        };
         assert_eq!(progress.close(), count);
         assert!(!progress.advance());
         assert_eq!(progress.close(), count);

@@ -42,7 +42,11 @@ pub trait Worker: Send + Sync {
     ///
     /// # Errors
     /// The request can't be run by this model, or the worker is broken.
-    async fn generate(&self, _request: Generate, _progress: Arc<Progress>) -> Result<Events, Failure> {
+    async fn generate(
+        &self,
+        _request: Generate,
+        _progress: Arc<Progress>,
+    ) -> Result<Events, Failure> {
         Err(cannot("generate text"))
     }
 

@@ -38,11 +38,21 @@ pub(super) async fn whole(mut meter: Meter) -> Result<Whole, ApiError> {
     let (mut text, mut logprobs) = (String::new(), Vec::new());
     while let Some(event) = meter.next().await {
         match event.map_err(gateway::Error::from)? {
-            Event::Delta { text: more, logprobs: tokens } => {
+            Event::Delta {
+                text: more,
+                logprobs: tokens,
+            } => {
                 text.push_str(&more);
                 logprobs.extend(tokens);
             }
-            Event::End { finish, usage } => return Ok(Whole { text, logprobs, finish, usage }),
+            Event::End { finish, usage } => {
+                return Ok(Whole {
+                    text,
+                    logprobs,
+                    finish,
+                    usage,
+                });
+            }
         }
     }
     Err(ApiError::internal())
@@ -50,7 +60,11 @@ pub(super) async fn whole(mut meter: Meter) -> Result<Whole, ApiError> {
 
 /// Sends an answer as it comes. Each event becomes frames; the last one's come once its charge stands.
 pub(super) fn streamed(meter: Meter, shape: impl Shape) -> Response {
-    let first = shape.first().map(|chunk| frame(&chunk)).into_iter().collect();
+    let first = shape
+        .first()
+        .map(|chunk| frame(&chunk))
+        .into_iter()
+        .collect();
     let frames = stream::unfold(Some((meter, shape, first)), |state| async {
         let (mut meter, shape, first) = state?;
         let frames: Vec<Sse> = first;
@@ -58,7 +72,9 @@ pub(super) fn streamed(meter: Meter, shape: impl Shape) -> Response {
             return Some((frames, Some((meter, shape, Vec::new()))));
         }
         let (frames, more) = match meter.next().await {
-            Some(Ok(Event::Delta { text, logprobs })) => (vec![frame(&shape.delta(text, logprobs))], true),
+            Some(Ok(Event::Delta { text, logprobs })) => {
+                (vec![frame(&shape.delta(text, logprobs))], true)
+            }
             Some(Ok(Event::End { finish, usage })) => (last(&shape, finish, usage), false),
             Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
             None => (vec![failure(ApiError::internal())], false),

@@ -12,7 +12,8 @@ use super::answer::{self, Shape};
 use super::logprobs::Logprobs;
 use super::sampling::{Stop, StreamOptions, max_tokens, sampling, stops};
 use super::unsupported::{
-    empty, field, never, no, none_or_auto, one, refuse, text_format, text_modality, usual_tier, zero,
+    empty, field, never, no, none_or_auto, one, refuse, text_format, text_modality, usual_tier,
+    zero,
 };
 use crate::api::auth::Authenticated;
 use crate::api::body::Json;
@@ -20,7 +21,9 @@ use crate::api::error::ApiError;
 use crate::api::request_id::Arrived;
 use crate::api::{Api, Shared};
 use crate::gateway::Ask;
-use crate::types::{Endpoint, Finish, Generate, Message, Prompt, RequestId, Role, TokenLogprob, Usage};
+use crate::types::{
+    Endpoint, Finish, Generate, Message, Prompt, RequestId, Role, TokenLogprob, Usage,
+};
 
 const MAX_TOP_LOGPROBS: u8 = 20;
 
@@ -111,12 +114,26 @@ pub(in crate::api) async fn create(
 ) -> Response {
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
-    let include_usage = request.stream_options.as_ref().and_then(|options| options.include_usage);
-    let end_user = request.safety_identifier.clone().or_else(|| request.user.clone());
+    let include_usage = request
+        .stream_options
+        .as_ref()
+        .and_then(|options| options.include_usage);
+    let end_user = request
+        .safety_identifier
+        .clone()
+        .or_else(|| request.user.clone());
     let answer = async {
         let body = request.decode()?;
         let asks_logprobs = body.top_logprobs.is_some();
-        let ask = Ask { request: request_id, caller, end_user, endpoint: Endpoint::Chat, model: model.clone(), arrived, body };
+        let ask = Ask {
+            request: request_id,
+            caller,
+            end_user,
+            endpoint: Endpoint::Chat,
+            model: model.clone(),
+            arrived,
+            body,
+        };
         let (served, meter) = api.gateway.generate(ask).await?;
         let chat = Chat {
             id: format!("chatcmpl-{}", request_id.simple()),
@@ -137,10 +154,17 @@ pub(in crate::api) async fn create(
 }
 
 /// Counts the answer, and gives it.
-pub(super) fn observed(api: &Api, endpoint: Endpoint, model: &str, answer: Result<Response, ApiError>) -> Response {
+pub(super) fn observed(
+    api: &Api,
+    endpoint: Endpoint,
+    model: &str,
+    answer: Result<Response, ApiError>,
+) -> Response {
     let response = answer.into_response();
     let label = api.gateway.router.label(model);
-    api.gateway.metrics.request(endpoint, label, response.status().as_u16());
+    api.gateway
+        .metrics
+        .request(endpoint, label, response.status().as_u16());
     response
 }
 
@@ -148,7 +172,10 @@ impl Request {
     fn decode(self) -> Result<Generate, ApiError> {
         self.refuse_unsupported()?;
         if self.messages.is_empty() {
-            return Err(ApiError::invalid(Some("messages"), "messages must hold at least one"));
+            return Err(ApiError::invalid(
+                Some("messages"),
+                "messages must hold at least one",
+            ));
         }
         let limit = max_tokens("max_completion_tokens", self.max_completion_tokens)?;
         Ok(Generate {
@@ -179,14 +206,18 @@ impl Request {
             field("presence_penalty", &self.presence_penalty, zero),
             field("repetition_penalty", &self.repetition_penalty, one),
             field("logit_bias", &self.logit_bias, empty),
-            field("top_k", &self.top_k, |value| matches!(value.as_i64(), Some(0 | -1))),
+            field("top_k", &self.top_k, |value| {
+                matches!(value.as_i64(), Some(0 | -1))
+            }),
             field("min_p", &self.min_p, zero),
             field("min_tokens", &self.min_tokens, zero),
             field("modalities", &self.modalities, text_modality),
             field("audio", &self.audio, never),
             field("prediction", &self.prediction, never),
             field("web_search_options", &self.web_search_options, never),
-            field("reasoning_effort", &self.reasoning_effort, |value| value == "none"),
+            field("reasoning_effort", &self.reasoning_effort, |value| {
+                value == "none"
+            }),
             field("verbosity", &self.verbosity, |value| value == "medium"),
             field("service_tier", &self.service_tier, usual_tier),
             field("store", &self.store, no),
@@ -196,12 +227,14 @@ impl Request {
 
 fn top_logprobs(logprobs: Option<bool>, top: Option<u8>) -> Result<Option<u8>, ApiError> {
     match (logprobs.unwrap_or(false), top) {
-        (false, Some(1..)) => {
-            Err(ApiError::invalid(Some("top_logprobs"), "top_logprobs needs logprobs to be true"))
-        }
-        (_, Some(count)) if count > MAX_TOP_LOGPROBS => {
-            Err(ApiError::invalid(Some("top_logprobs"), "top_logprobs may be 20 at most"))
-        }
+        (false, Some(1..)) => Err(ApiError::invalid(
+            Some("top_logprobs"),
+            "top_logprobs needs logprobs to be true",
+        )),
+        (_, Some(count)) if count > MAX_TOP_LOGPROBS => Err(ApiError::invalid(
+            Some("top_logprobs"),
+            "top_logprobs may be 20 at most",
+        )),
         (true, top) => Ok(Some(top.unwrap_or(0))),
         (false, _) => Ok(None),
     }
@@ -210,8 +243,15 @@ fn top_logprobs(logprobs: Option<bool>, top: Option<u8>) -> Result<Option<u8>, A
 impl WireMessage {
     fn decode(self, index: usize) -> Result<Message, ApiError> {
         let at = |field: &str| format!("messages[{index}].{field}");
-        for (field, value) in [("tool_calls", &self.tool_calls), ("function_call", &self.function_call), ("audio", &self.audio)] {
-            if value.as_ref().is_some_and(|value| !value.is_null() && !empty(value)) {
+        for (field, value) in [
+            ("tool_calls", &self.tool_calls),
+            ("function_call", &self.function_call),
+            ("audio", &self.audio),
+        ] {
+            if value
+                .as_ref()
+                .is_some_and(|value| !value.is_null() && !empty(value))
+            {
                 return Err(ApiError::unsupported(&at(field)));
             }
         }
@@ -226,10 +266,17 @@ impl WireMessage {
             Some(Content::Parts(parts)) => joined(parts, &at("content"))?,
             None if role == Role::Assistant => String::new(),
             None => {
-                return Err(ApiError::invalid(Some(&at("content")), "the message has no content"));
+                return Err(ApiError::invalid(
+                    Some(&at("content")),
+                    "the message has no content",
+                ));
             }
         };
-        Ok(Message { role, content, name: self.name })
+        Ok(Message {
+            role,
+            content,
+            name: self.name,
+        })
     }
 }
 
@@ -240,7 +287,10 @@ fn joined(parts: Vec<Part>, at: &str) -> Result<String, ApiError> {
         match (part.r#type.as_str(), part.text) {
             ("text", Some(text)) => content.push_str(&text),
             ("text", None) => {
-                return Err(ApiError::invalid(Some(&format!("{at}[{index}].text")), "the part has no text"));
+                return Err(ApiError::invalid(
+                    Some(&format!("{at}[{index}].text")),
+                    "the part has no text",
+                ));
             }
             _ => return Err(ApiError::unsupported(&format!("{at}[{index}].type"))),
         }
@@ -319,7 +369,11 @@ impl Chat {
             model: self.model,
             choices: [Choice {
                 index: 0,
-                message: AnswerMessage { role: "assistant", content: whole.text, refusal: None },
+                message: AnswerMessage {
+                    role: "assistant",
+                    content: whole.text,
+                    refusal: None,
+                },
                 logprobs: Logprobs::new(self.asks_logprobs, whole.logprobs),
                 finish_reason: whole.finish.as_str(),
             }],
@@ -338,8 +392,21 @@ impl Chat {
         }
     }
 
-    fn choice(&self, delta: Delta, logprobs: Option<Logprobs>, finish_reason: Option<&'static str>) -> Chunk {
-        self.chunk(vec![ChunkChoice { index: 0, delta, logprobs, finish_reason }], None)
+    fn choice(
+        &self,
+        delta: Delta,
+        logprobs: Option<Logprobs>,
+        finish_reason: Option<&'static str>,
+    ) -> Chunk {
+        self.chunk(
+            vec![ChunkChoice {
+                index: 0,
+                delta,
+                logprobs,
+                finish_reason,
+            }],
+            None,
+        )
     }
 }
 
@@ -347,12 +414,18 @@ impl Shape for Chat {
     type Chunk = Chunk;
 
     fn first(&self) -> Option<Chunk> {
-        let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+        let delta = Delta {
+            role: Some("assistant"),
+            content: Some(String::new()),
+        };
         Some(self.choice(delta, None, None))
     }
 
     fn delta(&self, text: String, logprobs: Vec<TokenLogprob>) -> Chunk {
-        let delta = Delta { role: None, content: Some(text) };
+        let delta = Delta {
+            role: None,
+            content: Some(text),
+        };
         self.choice(delta, Logprobs::new(self.asks_logprobs, logprobs), None)
     }
 
@@ -361,6 +434,7 @@ impl Shape for Chat {
     }
 
     fn usage(&self, usage: Usage) -> Option<Chunk> {
-        self.include_usage.then(|| self.chunk(Vec::new(), Some(usage.into())))
+        self.include_usage
+            .then(|| self.chunk(Vec::new(), Some(usage.into())))
     }
 }

@@ -58,7 +58,8 @@ pub(in crate::api) struct Request {
 enum Prompts {
     One(String),
     Many(Vec<String>),
-    Tokens(Vec<Value>),
+    /// Token ids, for one: not served yet.
+    Tokens(#[expect(dead_code, reason = "its shape is enough to refuse it")] Vec<Value>),
 }
 
 pub(in crate::api) async fn create(
@@ -70,11 +71,22 @@ pub(in crate::api) async fn create(
 ) -> Response {
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
-    let include_usage = request.stream_options.as_ref().and_then(|options| options.include_usage);
+    let include_usage = request
+        .stream_options
+        .as_ref()
+        .and_then(|options| options.include_usage);
     let end_user = request.user.clone();
     let answer = async {
         let body = request.decode()?;
-        let ask = Ask { request: request_id, caller, end_user, endpoint: Endpoint::Completions, model: model.clone(), arrived, body };
+        let ask = Ask {
+            request: request_id,
+            caller,
+            end_user,
+            endpoint: Endpoint::Completions,
+            model: model.clone(),
+            arrived,
+            body,
+        };
         let (served, meter) = api.gateway.generate(ask).await?;
         let text = Text {
             id: format!("cmpl-{}", request_id.simple()),
@@ -98,7 +110,9 @@ impl Request {
         self.refuse_unsupported()?;
         Ok(Generate {
             prompt: Prompt::Text(self.prompt.only()?),
-            max_tokens: Some(max_tokens("max_tokens", self.max_tokens)?.unwrap_or(DEFAULT_MAX_TOKENS)),
+            max_tokens: Some(
+                max_tokens("max_tokens", self.max_tokens)?.unwrap_or(DEFAULT_MAX_TOKENS),
+            ),
             sampling: sampling(self.temperature, self.top_p, self.seed)?,
             stop: stops(self.stop)?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
@@ -117,7 +131,9 @@ impl Request {
             field("presence_penalty", &self.presence_penalty, zero),
             field("repetition_penalty", &self.repetition_penalty, one),
             field("logit_bias", &self.logit_bias, empty),
-            field("top_k", &self.top_k, |value| matches!(value.as_i64(), Some(0 | -1))),
+            field("top_k", &self.top_k, |value| {
+                matches!(value.as_i64(), Some(0 | -1))
+            }),
             field("min_p", &self.min_p, zero),
             field("min_tokens", &self.min_tokens, zero),
         ])
@@ -129,9 +145,10 @@ impl Prompts {
         match self {
             Self::One(text) => Ok(text),
             Self::Many(mut texts) if texts.len() == 1 => Ok(texts.remove(0)),
-            Self::Many(texts) if texts.is_empty() => {
-                Err(ApiError::invalid(Some("prompt"), "prompt must hold at least one text"))
-            }
+            Self::Many(texts) if texts.is_empty() => Err(ApiError::invalid(
+                Some("prompt"),
+                "prompt must hold at least one text",
+            )),
             Self::Many(_) | Self::Tokens(_) => Err(ApiError::unsupported("prompt")),
         }
     }
@@ -171,7 +188,15 @@ impl Text {
         let finish_reason = Some(whole.finish.as_str());
         Completion {
             usage: Some(Some(whole.usage.into())),
-            ..self.chunk(vec![Choice { index: 0, text: whole.text, logprobs: None, finish_reason }], None)
+            ..self.chunk(
+                vec![Choice {
+                    index: 0,
+                    text: whole.text,
+                    logprobs: None,
+                    finish_reason,
+                }],
+                None,
+            )
         }
     }
 
@@ -195,15 +220,29 @@ impl Shape for Text {
     }
 
     fn delta(&self, text: String, _: Vec<TokenLogprob>) -> Completion {
-        self.chunk(vec![Choice { index: 0, text, logprobs: None, finish_reason: None }], None)
+        self.chunk(
+            vec![Choice {
+                index: 0,
+                text,
+                logprobs: None,
+                finish_reason: None,
+            }],
+            None,
+        )
     }
 
     fn finish(&self, finish: Finish) -> Completion {
-        let choice = Choice { index: 0, text: String::new(), logprobs: None, finish_reason: Some(finish.as_str()) };
+        let choice = Choice {
+            index: 0,
+            text: String::new(),
+            logprobs: None,
+            finish_reason: Some(finish.as_str()),
+        };
         self.chunk(vec![choice], None)
     }
 
     fn usage(&self, usage: Usage) -> Option<Completion> {
-        self.include_usage.then(|| self.chunk(Vec::new(), Some(usage.into())))
+        self.include_usage
+            .then(|| self.chunk(Vec::new(), Some(usage.into())))
     }
 }

@@ -43,7 +43,9 @@ impl From<Usage> for WireUsage {
             prompt_tokens_details: PromptDetails {
                 cached_tokens: usage.cached_tokens,
             },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: 0 },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: 0,
+            },
         }
     }
 }

@@ -24,8 +24,16 @@ pub(in crate::api) struct Model {
 }
 
 pub(in crate::api) async fn list(State(api): Shared, _: Authenticated) -> Json<List> {
-    let data = api.gateway.router.names().map(|name| model(&api, name)).collect();
-    Json(List { object: "list", data })
+    let data = api
+        .gateway
+        .router
+        .names()
+        .map(|name| model(&api, name))
+        .collect();
+    Json(List {
+        object: "list",
+        data,
+    })
 }
 
 pub(in crate::api) async fn retrieve(

@@ -13,8 +13,16 @@ pub(super) struct Field<'a> {
 }
 
 /// A field whose every value but these is refused.
-pub(super) fn field<'a>(name: &'static str, value: &'a Option<Value>, neutral: fn(&Value) -> bool) -> Field<'a> {
-    Field { name, value, neutral }
+pub(super) fn field<'a>(
+    name: &'static str,
+    value: &'a Option<Value>,
+    neutral: fn(&Value) -> bool,
+) -> Field<'a> {
+    Field {
+        name,
+        value,
+        neutral,
+    }
 }
 
 /// Refuses the first field that asks for something.
@@ -47,7 +55,8 @@ pub(super) fn no(value: &Value) -> bool {
 
 /// An empty list or object.
 pub(super) fn empty(value: &Value) -> bool {
-    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(serde_json::Map::is_empty)
+    value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 pub(super) fn none_or_auto(value: &Value) -> bool {
@@ -63,5 +72,7 @@ pub(super) fn text_format(value: &Value) -> bool {
 }
 
 pub(super) fn text_modality(value: &Value) -> bool {
-    value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
+    value
+        .as_array()
+        .is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
 }

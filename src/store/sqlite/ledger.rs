@@ -47,7 +47,9 @@ impl Ledger for Sqlite {
         for row in &rows {
             book_leftover(&mut transaction, row).await?;
         }
-        sqlx::query("DELETE FROM in_flight").execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM in_flight")
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(rows.len() as u64)
     }
@@ -74,7 +76,10 @@ impl Ledger for Sqlite {
     }
 }
 
-async fn upsert_checkpoints(connection: &mut SqliteConnection, rows: &[Checkpoint]) -> Result<(), sqlx::Error> {
+async fn upsert_checkpoints(
+    connection: &mut SqliteConnection,
+    rows: &[Checkpoint],
+) -> Result<(), sqlx::Error> {
     let now = Timestamp::now().as_millisecond();
     let mut query = QueryBuilder::<Db>::new(
         "INSERT INTO in_flight (request_id, attempt, project_id, key_id, end_user, model, revision,
@@ -113,7 +118,10 @@ async fn upsert_checkpoints(connection: &mut SqliteConnection, rows: &[Checkpoin
     query.build().execute(connection).await.map(drop)
 }
 
-async fn insert_charges(connection: &mut SqliteConnection, rows: &[Charge]) -> Result<(), sqlx::Error> {
+async fn insert_charges(
+    connection: &mut SqliteConnection,
+    rows: &[Charge],
+) -> Result<(), sqlx::Error> {
     let mut query = QueryBuilder::<Db>::new(
         "INSERT INTO charge (event_id, request_id, attempt, project_id, key_id, end_user, model,
             revision, worker, endpoint, class, state, source, outcome, prompt_tokens, cached_tokens,
@@ -149,7 +157,11 @@ async fn insert_charges(connection: &mut SqliteConnection, rows: &[Charge]) -> R
     query.build().execute(connection).await.map(drop)
 }
 
-async fn delete_in_flight(connection: &mut SqliteConnection, request: RequestId, attempt: u32) -> Result<(), sqlx::Error> {
+async fn delete_in_flight(
+    connection: &mut SqliteConnection,
+    request: RequestId,
+    attempt: u32,
+) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM in_flight WHERE request_id = ? AND attempt = ?")
         .bind(request.to_string())
         .bind(i64::from(attempt))
@@ -172,7 +184,10 @@ struct Leftover {
 }
 
 /// The amount is computed here and not in SQL, so that there is one place where money is multiplied.
-async fn book_leftover(connection: &mut SqliteConnection, row: &Leftover) -> Result<(), sqlx::Error> {
+async fn book_leftover(
+    connection: &mut SqliteConnection,
+    row: &Leftover,
+) -> Result<(), sqlx::Error> {
     let price = Price {
         version: row.price_version.clone(),
         prompt_pico: row.prompt_pico,

@@ -47,8 +47,13 @@ impl Sqlite {
     /// as durable as it was told to be.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let unusable = |reason: String| StoreError::Unavailable(reason.into());
-        let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) else {
-            return Err(unusable(format!("[store] url {url:?} is not sqlite://PATH")));
+        let Some(path) = url
+            .strip_prefix("sqlite://")
+            .filter(|path| !path.is_empty())
+        else {
+            return Err(unusable(format!(
+                "[store] url {url:?} is not sqlite://PATH"
+            )));
         };
         if path.contains(":memory:") || path.contains('?') {
             return Err(unusable(format!(
@@ -56,7 +61,10 @@ impl Sqlite {
             )));
         }
         let path = PathBuf::from(path);
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             std::fs::create_dir_all(folder)
                 .map_err(|error| unusable(format!("{}: {error}", folder.display())))?;
         }
@@ -79,7 +87,11 @@ impl Sqlite {
             .max_connections(READERS)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await?;
-        Ok(Self { writer, readers, path })
+        Ok(Self {
+            writer,
+            readers,
+            path,
+        })
     }
 
     /// Claims the store for the one process that may serve from it: only that one may take what is in
@@ -114,8 +126,12 @@ impl Sqlite {
 }
 
 async fn assert_durable(pool: &SqlitePool) -> Result<(), StoreError> {
-    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await?;
-    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await?;
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(pool)
+        .await?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+        .fetch_one(pool)
+        .await?;
     if !journal.eq_ignore_ascii_case("wal") || synchronous != SYNCHRONOUS_FULL {
         return Err(StoreError::Unavailable(
             format!("SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and 2 (full)").into(),

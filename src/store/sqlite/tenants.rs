@@ -2,7 +2,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::Sqlite;
-use crate::types::{KeyId, KeyRow, NewKey, Project, ProjectId, SecretHash, StoreError, TenantStore};
+use crate::types::{
+    KeyId, KeyRow, NewKey, Project, ProjectId, SecretHash, StoreError, TenantStore,
+};
 
 #[async_trait]
 impl TenantStore for Sqlite {

@@ -82,10 +82,19 @@ struct Thread<J> {
 }
 
 impl<J: Send + 'static> Thread<J> {
-    fn start(name: String, bound: usize, run: impl FnOnce(Receiver<J>) + Send + 'static) -> std::io::Result<Self> {
+    fn start(
+        name: String,
+        bound: usize,
+        run: impl FnOnce(Receiver<J>) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(bound);
-        let handle = std::thread::Builder::new().name(name).spawn(move || run(queue))?;
-        Ok(Self { jobs: Some(jobs), handle: Some(handle) })
+        let handle = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || run(queue))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            handle: Some(handle),
+        })
     }
 
     fn send(&self, job: J) -> Result<(), Failure> {

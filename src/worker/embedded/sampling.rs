@@ -45,7 +45,13 @@ impl Sampler {
         }
         if self.top_p >= 1.0 {
             let draw = self.random.random::<f64>() * total;
-            return Some(walk((0..weights.len()).map(|index| (index, weights[index])), draw).unwrap_or(best));
+            return Some(
+                walk(
+                    (0..weights.len()).map(|index| (index, weights[index])),
+                    draw,
+                )
+                .unwrap_or(best),
+            );
         }
         let nucleus = nucleus(&weights, self.top_p * total);
         let mass: f64 = nucleus.iter().map(|index| weights[*index]).sum();
@@ -109,11 +115,21 @@ fn nucleus(weights: &[f64], mass: f64) -> Vec<usize> {
 }
 
 /// ln p of one token, and of the `count` likeliest in falling order, from raw logits.
-pub(super) fn log_probabilities(logits: &[f32], chosen: usize, count: usize) -> (f32, Vec<(usize, f32)>) {
+pub(super) fn log_probabilities(
+    logits: &[f32],
+    chosen: usize,
+    count: usize,
+) -> (f32, Vec<(usize, f32)>) {
     let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - top).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| (f64::from(*logit) - top).exp())
+        .sum();
     let normaliser = top + sum.ln();
-    #[expect(clippy::cast_possible_truncation, reason = "the wire shows single precision")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the wire shows single precision"
+    )]
     let of = |index: usize| (f64::from(logits[index]) - normaliser) as f32;
     let falling = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
     let mut likeliest: Vec<usize> = Vec::with_capacity(count + 1);
@@ -126,7 +142,13 @@ pub(super) fn log_probabilities(logits: &[f32], chosen: usize, count: usize) -> 
         likeliest.insert(place, index);
         likeliest.truncate(count);
     }
-    (of(chosen), likeliest.into_iter().map(|index| (index, of(index))).collect())
+    (
+        of(chosen),
+        likeliest
+            .into_iter()
+            .map(|index| (index, of(index)))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -134,7 +156,11 @@ mod tests {
     use super::*;
 
     fn sampler(temperature: f32, top_p: f32, seed: u64) -> Sampler {
-        Sampler::new(&Sampling { temperature, top_p, seed: Some(seed) })
+        Sampler::new(&Sampling {
+            temperature,
+            top_p,
+            seed: Some(seed),
+        })
     }
 
     /// ln of 1, 2, 3, 4 and so on: weights that can be summed by hand.
@@ -160,7 +186,10 @@ mod tests {
     #[test]
     fn draws_follow_the_distribution() {
         let logits = logits(4);
-        for (top_p, expected) in [(1.0, [0.1, 0.2, 0.3, 0.4]), (0.6, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0])] {
+        for (top_p, expected) in [
+            (1.0, [0.1, 0.2, 0.3, 0.4]),
+            (0.6, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]),
+        ] {
             let mut sampler = sampler(1.0, top_p, 7);
             let mut counts = [0_u32; 4];
             for _ in 0..20_000 {
@@ -168,7 +197,10 @@ mod tests {
             }
             for (count, share) in counts.iter().zip(expected) {
                 // Four standard deviations of a share of 20,000 draws are below 0.015.
-                assert!((f64::from(*count) / 20_000.0 - share).abs() < 0.015, "{counts:?}");
+                assert!(
+                    (f64::from(*count) / 20_000.0 - share).abs() < 0.015,
+                    "{counts:?}"
+                );
             }
         }
     }
@@ -195,7 +227,10 @@ mod tests {
     fn log_probabilities_are_of_the_raw_distribution() {
         let (chosen, top) = log_probabilities(&logits(4), 0, 2);
         assert!((chosen - 0.1_f32.ln()).abs() < 1e-6);
-        assert_eq!(top.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(
+            top.iter().map(|(index, _)| *index).collect::<Vec<_>>(),
+            [3, 2]
+        );
         assert!((top[0].1 - 0.4_f32.ln()).abs() < 1e-6);
         assert_eq!(log_probabilities(&logits(4), 0, 0).1, []);
         assert_eq!(log_probabilities(&logits(2), 0, 9).1.len(), 2);

@@ -31,13 +31,23 @@ impl Assembler {
     /// Takes a token's bytes, which may end inside a character.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Shown {
         self.decode(bytes, false);
-        let first_stop = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        let first_stop = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop.as_str()))
+            .min();
         if let Some(cut) = first_stop {
             self.held.truncate(cut);
-            return Shown { text: std::mem::take(&mut self.held), stopped: true };
+            return Shown {
+                text: std::mem::take(&mut self.held),
+                stopped: true,
+            };
         }
         let rest = self.held.split_off(self.held.len() - self.possible_stop());
-        Shown { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Shown {
+            text: std::mem::replace(&mut self.held, rest),
+            stopped: false,
+        }
     }
 
     /// The answer ended without a stop string: what was held back is text after all.
@@ -48,9 +58,13 @@ impl Assembler {
 
     /// Bytes that are no UTF-8 become U+FFFD, as the Encoding Standard says.
     fn decode(&mut self, bytes: &[u8], last: bool) {
-        let room = self.decoder.max_utf8_buffer_length(bytes.len()).unwrap_or(bytes.len() * 3 + 16);
+        let room = self
+            .decoder
+            .max_utf8_buffer_length(bytes.len())
+            .unwrap_or(bytes.len() * 3 + 16);
         self.held.reserve(room);
-        let (_result, _read, _replaced) = self.decoder.decode_to_string(bytes, &mut self.held, last);
+        let (_result, _read, _replaced) =
+            self.decoder.decode_to_string(bytes, &mut self.held, last);
     }
 
     /// Length in bytes of the longest end of the text that begins a stop string. Both are whole

@@ -59,7 +59,9 @@ impl Encoder {
             model,
             tokenizer: tokenizer(&folder.join("tokenizer.json"))?,
             max_tokens: limits.max_seq_length.min(config.max_position_embeddings),
-            normalise: modules.iter().any(|module| module.r#type.ends_with(".Normalize")),
+            normalise: modules
+                .iter()
+                .any(|module| module.r#type.ends_with(".Normalize")),
         })
     }
 
@@ -100,12 +102,19 @@ impl Encoder {
                 vectors[*index] = vector;
             }
         }
-        Ok(Embedded { vectors, prompt_tokens })
+        Ok(Embedded {
+            vectors,
+            prompt_tokens,
+        })
     }
 
     /// Mean of the token vectors, without the padding's.
     fn compute(&self, batch: &[&Encoding]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let width = batch.iter().map(|encoding| encoding.len()).max().unwrap_or(0);
+        let width = batch
+            .iter()
+            .map(|encoding| encoding.len())
+            .max()
+            .unwrap_or(0);
         let padded = |values: &dyn Fn(&Encoding) -> Vec<u32>| -> candle_core::Result<Tensor> {
             let mut rows = Vec::with_capacity(batch.len() * width);
             for encoding in batch {
@@ -135,7 +144,9 @@ impl Encoder {
 fn tokenizer(path: &Path) -> Result<Tokenizer, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut tokenizer = Tokenizer::from_file(path).map_err(|error| failed(&error))?;
-    tokenizer.with_truncation(None).map_err(|error| failed(&error))?;
+    tokenizer
+        .with_truncation(None)
+        .map_err(|error| failed(&error))?;
     tokenizer.with_padding(None::<PaddingParams>);
     Ok(tokenizer)
 }

@@ -50,8 +50,10 @@ impl Bert {
         let (name, slots) = (options.name.clone(), options.slots);
         let told = Arc::clone(&status);
         let bound = 2 * slots as usize;
-        let thread = Thread::start(format!("bert-{name}"), bound, move |queue| {
-            match Encoder::load(&options.weights) {
+        let thread = Thread::start(
+            format!("bert-{name}"),
+            bound,
+            move |queue| match Encoder::load(&options.weights) {
                 Ok(encoder) => {
                     tracing::info!(worker = options.name, "ready");
                     let encoder = Arc::new(encoder);
@@ -59,12 +61,21 @@ impl Bert {
                     run(&encoder, &queue, &metrics);
                 }
                 Err(reason) => {
-                    tracing::error!(worker = options.name, reason, "the model could not be loaded");
+                    tracing::error!(
+                        worker = options.name,
+                        reason,
+                        "the model could not be loaded"
+                    );
                     told.failed(reason);
                 }
-            }
-        })?;
-        Ok(Self { name, slots, status, thread })
+            },
+        )?;
+        Ok(Self {
+            name,
+            slots,
+            status,
+            thread,
+        })
     }
 }
 
@@ -99,7 +110,11 @@ impl Worker for Bert {
     async fn embed(&self, request: Embed, progress: Arc<Progress>) -> Result<Embedded, Failure> {
         self.status.loaded()?;
         let (reply, answer) = oneshot::channel();
-        self.thread.send(Job { request, progress, reply })?;
+        self.thread.send(Job {
+            request,
+            progress,
+            reply,
+        })?;
         let ended = |_| Failure::Broken("its thread has ended".into());
         answer.await.map_err(ended)?
     }

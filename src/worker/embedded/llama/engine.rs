@@ -54,7 +54,10 @@ impl<'a> Engine<'a> {
         let threads = i32::try_from(settings.threads).map_err(|error| error.to_string())?;
         let step = FULL_STEP.max(settings.slots + settings.step_tokens);
         let batch = u32::try_from(step).map_err(|error| error.to_string())?;
-        let cells = model.context_tokens.checked_mul(slots).ok_or("slots times context_tokens is too much")?;
+        let cells = model
+            .context_tokens
+            .checked_mul(slots)
+            .ok_or("slots times context_tokens is too much")?;
         let parameters = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_batch(batch)
@@ -68,12 +71,16 @@ impl<'a> Engine<'a> {
         let context = model
             .weights
             .new_context(backend()?, parameters)
-            .map_err(|error| format!("llama.cpp can't make a context of {cells} tokens: {error}"))?;
+            .map_err(|error| {
+                format!("llama.cpp can't make a context of {cells} tokens: {error}")
+            })?;
         Ok(Self {
             model,
             context,
             batch: LlamaBatch::new(step, 1),
-            slots: std::iter::repeat_with(|| None).take(settings.slots).collect(),
+            slots: std::iter::repeat_with(|| None)
+                .take(settings.slots)
+                .collect(),
             reading: VecDeque::new(),
             waiting: VecDeque::new(),
             queue,
@@ -97,7 +104,9 @@ impl<'a> Engine<'a> {
     /// Takes what has come; waits only where there is nothing else to do. False once nothing more will.
     fn gather(&mut self) -> bool {
         let idle = self.running() == 0 && self.waiting.is_empty();
-        let stuck = !idle && self.reading.is_empty() && !self.slots.iter().flatten().any(Sequence::can_decode);
+        let stuck = !idle
+            && self.reading.is_empty()
+            && !self.slots.iter().flatten().any(Sequence::can_decode);
         if idle {
             self.report();
             match self.queue.recv() {
@@ -197,7 +206,11 @@ impl<'a> Engine<'a> {
             .map(|slot| usize::from(slot.as_ref().is_some_and(Sequence::can_decode)))
             .collect();
         let decoding: usize = shares.iter().sum();
-        let mut left = if decoding == 0 { FULL_STEP } else { self.settings.step_tokens };
+        let mut left = if decoding == 0 {
+            FULL_STEP
+        } else {
+            self.settings.step_tokens
+        };
         let mut computed = 0;
         for id in &self.reading {
             let wanted = self.slots[*id].as_ref().map_or(0, Sequence::prompt_left);

@@ -68,7 +68,12 @@ impl Llama {
                 told.failed(reason);
             }
         })?;
-        Ok(Self { name, slots, status, thread })
+        Ok(Self {
+            name,
+            slots,
+            status,
+            thread,
+        })
     }
 }
 
@@ -105,7 +110,11 @@ impl Worker for Llama {
         self.status.health()
     }
 
-    async fn generate(&self, request: Generate, progress: Arc<Progress>) -> Result<Events, Failure> {
+    async fn generate(
+        &self,
+        request: Generate,
+        progress: Arc<Progress>,
+    ) -> Result<Events, Failure> {
         let model = self.status.loaded()?;
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
         let prompt = request.prompt.clone();

@@ -38,12 +38,18 @@ impl Model {
             .unwrap_or_else(|_| CHATML.to_owned());
         let prompts = {
             let vocab = weights.vocab();
-            let text = |token| String::from_utf8_lossy(&vocab.token_to_piece(token, true, None)).into_owned();
+            let text = |token| {
+                String::from_utf8_lossy(&vocab.token_to_piece(token, true, None)).into_owned()
+            };
             Prompts::new(template, &texts, text(vocab.bos()), text(vocab.eos()))
         }
         .map_err(|error| format!("{}: {error}", path.display()))?;
         if context_tokens > trained {
-            tracing::warn!(context_tokens, trained, "the context is cut to what the model was trained for");
+            tracing::warn!(
+                context_tokens,
+                trained,
+                "the context is cut to what the model was trained for"
+            );
         }
         Ok(Self {
             context_tokens: context_tokens.min(trained),
@@ -66,7 +72,9 @@ impl Model {
                 for piece in self.prompts.chat(messages)? {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
-                        Piece::Text(text) => vocab.tokenize_into(text.as_bytes(), &mut tokens, false, false),
+                        Piece::Text(text) => {
+                            vocab.tokenize_into(text.as_bytes(), &mut tokens, false, false)
+                        }
                     }
                 }
             }

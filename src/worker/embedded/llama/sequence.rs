@@ -6,9 +6,7 @@ use tokio::sync::mpsc;
 use super::super::sampling::{Sampler, log_probabilities};
 use super::super::text::Assembler;
 use super::model::Model;
-use crate::types::{
-    Event, Failure, Finish, Generate, Progress, TokenLogprob, TopLogprob, Usage,
-};
+use crate::types::{Event, Failure, Finish, Generate, Progress, TokenLogprob, TopLogprob, Usage};
 
 /// A token and the end may come in one step: both must find room.
 const ROOM: usize = 2;
@@ -28,7 +26,12 @@ impl Job {
         events: mpsc::Sender<Result<Event, Failure>>,
         progress: Arc<Progress>,
     ) -> Self {
-        Self { prompt, request, events, progress }
+        Self {
+            prompt,
+            request,
+            events,
+            progress,
+        }
     }
 
     /// Nobody waits for it any more.
@@ -106,7 +109,11 @@ impl Sequence {
         if self.prompt_left() > 0 {
             let end = self.prompt.len().min(position + limit);
             self.computed = end;
-            return (&self.prompt[position..end], position, end == self.prompt.len());
+            return (
+                &self.prompt[position..end],
+                position,
+                end == self.prompt.len(),
+            );
         }
         self.computed += self.next.iter().len();
         (self.next.as_slice(), position, true)
@@ -152,7 +159,10 @@ impl Sequence {
             return Vec::new();
         };
         let (logprob, top) = log_probabilities(logits, chosen, count.into());
-        let entry = |(index, logprob)| TopLogprob { bytes: model.name(token_at(index)), logprob };
+        let entry = |(index, logprob)| TopLogprob {
+            bytes: model.name(token_at(index)),
+            logprob,
+        };
         vec![TokenLogprob {
             chosen: entry((chosen, logprob)),
             top: top.into_iter().map(entry).collect(),

@@ -1,0 +1,232 @@
+//! What the SDKs don't show: bounds, drains, and what stays out of the logs.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, future};
+use serde_json::{Value, json};
+
+use crate::harness::{EMBEDDINGS, Joined, Server, chat};
+
+#[tokio::test]
+async fn over_the_queues_bound_503_says_when_to_come_again() {
+    let server = Server::start_with(&[("FOREBAY_SCHEDULER__MAX_QUEUE", "2")]).await;
+    let asks = (0..48).map(|index| {
+        let body = chat(
+            json!({"ask": format!("Count to {index}."), "max_tokens": 40, "ignore_eos": true}),
+        );
+        let request = server.post("/v1/chat/completions", &body);
+        async move {
+            let answer = request.send().await.unwrap();
+            let status = answer.status().as_u16();
+            let retry = answer.headers().get("retry-after").cloned();
+            (status, retry, answer.json::<Value>().await.unwrap())
+        }
+    });
+    let answers = future::join_all(asks).await;
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|(status, ..)| *status == 503)
+        .collect();
+    assert_eq!(
+        answers.iter().filter(|(status, ..)| *status == 200).count() + refused.len(),
+        48
+    );
+    // 32 slots and 2 places in the queue: some that come later find a place again.
+    assert!(
+        (1..=14).contains(&refused.len()),
+        "{} were refused",
+        refused.len()
+    );
+    for (_, retry, body) in refused {
+        assert!(
+            retry
+                .as_ref()
+                .is_some_and(|value| value.to_str().unwrap().parse::<u32>().unwrap() >= 1)
+        );
+        assert_eq!(body["error"]["code"], "queue_full");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_is_too_long_is_queue_timeout() {
+    let settings = [("FOREBAY_SCHEDULER__QUEUE_TIMEOUT_MS", "300")];
+    let server = Server::start_with(&settings).await;
+    let long = json!({"ask": "Go on.", "max_tokens": 1500, "ignore_eos": true});
+    let held = future::join_all((0..32).map(|_| server.stream(long.clone()))).await;
+    let answer = server
+        .post("/v1/chat/completions", &chat(json!({"ask": "Hello"})))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(
+        answer.json::<Value>().await.unwrap()["error"]["code"],
+        "queue_timeout"
+    );
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_bound_is_413_in_the_envelope() {
+    let server = Server::start_with(&[("FOREBAY_SERVER__MAX_BODY_BYTES", "2000")]).await;
+    let body = chat(json!({"ask": "x".repeat(3000)}));
+    let answer = server
+        .post("/v1/chat/completions", &body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 413);
+    assert_eq!(
+        answer.json::<Value>().await.unwrap()["error"]["code"],
+        "request_too_large"
+    );
+}
+
+#[tokio::test]
+async fn an_error_names_the_field_to_the_index() {
+    let server = Server::start().await;
+    let user = json!({"role": "user", "content": "Hi"});
+    for (field, value, param) in [
+        (
+            "messages",
+            json!([user, {"role": "alien", "content": "x"}]),
+            "messages[1].role",
+        ),
+        ("messages", json!([{"role": "user"}]), "messages[0].content"),
+        (
+            "messages",
+            json!([{"role": "tool", "content": "x"}]),
+            "messages[0].role",
+        ),
+        (
+            "messages",
+            json!([{"role": "user", "content": [{"type": "image_url"}]}]),
+            "messages[0].content[0].type",
+        ),
+        ("max_tokens", json!(-1), "max_tokens"),
+        ("temperature", json!("hot"), "temperature"),
+        ("stop", json!(["1", "2", "3", "4", "5"]), "stop"),
+        ("top_logprobs", json!(3), "top_logprobs"),
+        ("frequency_penalty", json!(0.5), "frequency_penalty"),
+        ("logit_bias", json!({"1": 5}), "logit_bias"),
+        ("tool_choice", json!("required"), "tool_choice"),
+    ] {
+        let mut body = chat(json!({"ask": "Hello"}));
+        body[field] = value;
+        let answer = server
+            .post("/v1/chat/completions", &body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 400, "{body}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["param"], param, "{body}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn neutral_values_of_what_is_not_supported_are_accepted() {
+    let server = Server::start().await;
+    let answer = server
+        .chat(json!({
+            "ask": "Hello", "max_tokens": 2, "n": 1, "tools": [], "tool_choice": "none", "frequency_penalty": 0,
+            "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}, "stop": null,
+            "service_tier": "auto", "modalities": ["text"], "logprobs": false, "unknown": {"a": 1},
+        }))
+        .await;
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+    let body = json!({"model": EMBEDDINGS, "input": "x", "dimensions": 3});
+    let refused = server.post("/v1/embeddings", &body).send().await.unwrap();
+    assert_eq!(
+        refused.json::<Value>().await.unwrap()["error"]["param"],
+        "dimensions"
+    );
+}
+
+#[tokio::test]
+async fn an_embedding_of_a_text_beyond_the_model_is_refused_not_cut() {
+    let server = Server::start().await;
+    let body = json!({"model": EMBEDDINGS, "input": ["short", "word ".repeat(600)]});
+    let answer = server.post("/v1/embeddings", &body).send().await.unwrap();
+    assert_eq!(answer.status(), 400);
+    assert_eq!(
+        answer.json::<Value>().await.unwrap()["error"]["code"],
+        "context_length_exceeded"
+    );
+    assert!(server.usage().is_empty());
+}
+
+#[tokio::test]
+async fn sigterm_lets_running_answers_end_and_takes_no_new_ones() {
+    let server = Server::start().await;
+    let mut body = server
+        .stream(json!({"ask": "Tell me a story.", "max_tokens": 100, "ignore_eos": true}))
+        .await
+        .bytes_stream();
+    let mut text = body.next().await.unwrap().unwrap().to_vec();
+    let done = std::process::Command::new("kill")
+        .args(["-TERM", &server.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(done.success());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(
+        server
+            .client
+            .get(format!("{}/health", server.url))
+            .send()
+            .await
+            .is_err()
+    );
+    while let Some(more) = body.next().await {
+        text.extend(more.unwrap());
+    }
+    let joined = Joined::read(std::str::from_utf8(&text).unwrap());
+    assert!(joined.done && joined.usage["completion_tokens"] == 100);
+}
+
+#[tokio::test]
+async fn prompts_answers_and_secrets_stay_out_of_logs_and_metrics() {
+    let server = Server::start_with(&[("RUST_LOG", "trace")]).await;
+    let secret = server.cli(&["key", "create", "--project", "local"]);
+    let answer = server
+        .chat(json!({"ask": "The password is xylophone-zebra. Repeat it.", "user": "ada-lovelace"}))
+        .await;
+    let body = chat(json!({"ask": "xylophone-zebra", "model": "no-such-xylophone"}));
+    server
+        .post("/v1/chat/completions", &body)
+        .send()
+        .await
+        .unwrap();
+    let malformed = server
+        .client
+        .post(format!("{}/v1/chat/completions", server.url));
+    malformed
+        .bearer_auth(secret.trim())
+        .body("{\"xylophone\": \"xylophone")
+        .send()
+        .await
+        .unwrap();
+    let body = json!({"model": EMBEDDINGS, "input": "xylophone-zebra"});
+    server.post("/v1/embeddings", &body).send().await.unwrap();
+
+    let content = answer["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let words = content
+        .split_whitespace()
+        .take(6)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let told = server.log() + &server.metrics().await;
+    for hidden in [
+        "xylophone",
+        "ada-lovelace",
+        "fb-local",
+        secret.trim(),
+        words.as_str(),
+    ] {
+        assert!(!told.contains(hidden), "{hidden} is told");
+    }
+}
