@@ -42,6 +42,10 @@ export PATH := $(PATH):$(TOOLS)/usr/bin
 run: build setup-models ## Set up, build and serve CONFIG (config/quickstart.toml) on 127.0.0.1:8080
 	exec $(BIN) serve --config $(CONFIG)
 
+.PHONY: usage
+usage: build ## What was used on CONFIG's store, and what it costs
+	@$(BIN) usage --config $(CONFIG)
+
 .PHONY: test
 test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
 
@@ -118,6 +122,10 @@ deny: ## Licences, banned crates and sources of every dependency
 .PHONY: image
 image: ## The container image; TARGET_CPU=... for other machines than x86-64-v3
 	docker build $(if $(TARGET_CPU),--build-arg TARGET_CPU=$(TARGET_CPU)) --tag forebay:dev .
+
+.PHONY: which
+which: ## The folder of the binary
+	@echo $(dir $(BIN))
 
 .PHONY: help
 help: ## This list

@@ -72,7 +72,11 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Self {
-            http: HttpClient::builder(TokioExecutor::new()).build(connector),
+            // No connection is used twice: a server that closes an idle one in the moment in which it is
+            // taken up again would fail a request that it never saw.
+            http: HttpClient::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
         }
     }
 

@@ -80,8 +80,8 @@ pub enum ConfigError {
         reason: String,
     },
     /// A key is unknown, missing or of the wrong kind.
-    #[error("config {0}")]
-    Malformed(Box<figment::Error>),
+    #[error("config: {0}")]
+    Malformed(String),
     /// The values don't go together.
     #[error("config: {0}")]
     Invalid(String),
@@ -116,7 +116,7 @@ impl Config {
     fn extract(figment: &Figment) -> Result<Self, ConfigError> {
         let config: Self = figment
             .extract()
-            .map_err(|error| ConfigError::Malformed(Box::new(error)))?;
+            .map_err(|error| ConfigError::Malformed(one_line(&error)))?;
         config.check().map_err(ConfigError::Invalid)?;
         Ok(config)
     }
@@ -166,6 +166,13 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// An error in the TOML itself comes as a drawing over several lines; its words are enough.
+fn one_line(error: &figment::Error) -> String {
+    let text = error.to_string();
+    let words = text.lines().filter(|line| !line.contains('|'));
+    words.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Names that become metric labels, ledger columns and parts of URLs.

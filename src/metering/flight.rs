@@ -52,7 +52,7 @@ impl Flight {
             checkpoint_ms: AtomicI64::new(NONE),
         });
         metering.flights.insert(&open);
-        metering.metrics.ledger_open.inc();
+        metering.metrics.ledger.open.inc();
         Self {
             open,
             permit: Some(admission.0),
@@ -134,7 +134,7 @@ impl Flight {
             return Ok(());
         };
         let (ack, booked) = oneshot::channel();
-        self.metrics.ledger_pending.inc();
+        self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(charge), Some(ack)));
         match tokio::time::timeout(self.hold, booked).await {
             Ok(Ok(())) => Ok(()),
@@ -164,7 +164,7 @@ impl Flight {
     fn end(&mut self) -> Option<mpsc::OwnedPermit<Command>> {
         let permit = self.permit.take()?;
         self.flights.remove(&self.open);
-        self.metrics.ledger_open.dec();
+        self.metrics.ledger.open.dec();
         Some(permit)
     }
 }
@@ -183,7 +183,7 @@ impl Drop for Flight {
         let amount = self.open.flown.price.amount(&usage);
         let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
         if let Some(permit) = self.end() {
-            self.metrics.ledger_pending.inc();
+            self.metrics.ledger.pending.inc();
             permit.send(Command::Book(Box::new(charge), None));
         }
     }

@@ -71,7 +71,7 @@ impl Metering {
         let (commands, queue) = mpsc::channel(options.max_open);
         let flights = Arc::new(Flights::default());
         let writer = Writer::new(ledger, queue, Arc::clone(&flights), Arc::clone(&metrics));
-        metrics.ledger_store_up.set(1);
+        metrics.ledger.store_up.set(1);
         let metering = Self {
             commands,
             flights,
@@ -94,7 +94,7 @@ impl Metering {
     /// # Errors
     /// The store is down, or too many attempts are open.
     pub fn admit(&self) -> Result<Admission, Error> {
-        if self.metrics.ledger_store_up.get() == 0 {
+        if self.metrics.ledger.store_up.get() == 0 {
             return Err(Error::LedgerDown);
         }
         match self.commands.clone().try_reserve_owned() {

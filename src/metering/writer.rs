@@ -87,7 +87,7 @@ impl Writer {
         self.commit_until_it_stands(&batch).await;
         for charge in &batch.charges {
             self.metrics.booked(charge);
-            self.metrics.ledger_pending.dec();
+            self.metrics.ledger.pending.dec();
         }
         for ack in waiting {
             // Whoever waited may have gone; the charge stands.
@@ -102,7 +102,8 @@ impl Writer {
             let start = Instant::now();
             let done = self.ledger.commit(batch).await;
             self.metrics
-                .ledger_commit_seconds
+                .ledger
+                .commit_seconds
                 .observe(start.elapsed().as_secs_f64());
             match done {
                 Ok(()) => break,
@@ -111,23 +112,24 @@ impl Writer {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_RETRY);
         }
-        if self.metrics.ledger_store_up.get() == 0 {
+        if self.metrics.ledger.store_up.get() == 0 {
             tracing::info!("the ledger's store takes commits again");
         }
-        self.metrics.ledger_store_up.set(1);
-        self.metrics.ledger_commits.inc();
+        self.metrics.ledger.store_up.set(1);
+        self.metrics.ledger.commits.inc();
         #[expect(
             clippy::cast_precision_loss,
             reason = "milliseconds since 1970 fit a double"
         )]
         self.metrics
-            .ledger_last_commit
+            .ledger
+            .last_commit
             .set(Timestamp::now().as_millisecond() as f64 / 1000.0);
     }
 
     fn complain(&self, error: &StoreError, pause: Duration) {
-        self.metrics.ledger_commit_failures.inc();
-        self.metrics.ledger_store_up.set(0);
+        self.metrics.ledger.commit_failures.inc();
+        self.metrics.ledger.store_up.set(0);
         tracing::error!(%error, retry_ms = pause.as_millis() as u64, "the ledger could not commit");
     }
 }

@@ -28,35 +28,53 @@ const COMMIT_SECONDS: &[f64] = &[
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
+    requests: Requests,
+    queues: Queues,
+    engines: Engines,
+    /// What the ledger's writer reports.
+    pub ledger: LedgerMetrics,
+}
+
+struct Requests {
+    answered: IntCounterVec,
     tokens: IntCounterVec,
     first_token: HistogramVec,
     per_token: HistogramVec,
     duration: HistogramVec,
-    queue_depth: IntGaugeVec,
-    queue_wait: HistogramVec,
-    queue_refused: IntCounterVec,
-    slots_busy: IntGaugeVec,
-    sequences_running: IntGaugeVec,
-    sequences_waiting: IntGaugeVec,
+}
+
+struct Queues {
+    depth: IntGaugeVec,
+    wait: HistogramVec,
+    refused: IntCounterVec,
+    busy: IntGaugeVec,
+}
+
+struct Engines {
+    running: IntGaugeVec,
+    waiting: IntGaugeVec,
     steps: IntCounterVec,
-    step_tokens: IntCounterVec,
-    worker_ready: IntGaugeVec,
+    tokens: IntCounterVec,
+    ready: IntGaugeVec,
+}
+
+/// What the ledger's writer reports.
+pub struct LedgerMetrics {
     /// Commits of the ledger's writer.
-    pub ledger_commits: IntCounter,
+    pub commits: IntCounter,
     /// Commits that failed and are tried again.
-    pub ledger_commit_failures: IntCounter,
+    pub commit_failures: IntCounter,
     /// How long a commit takes.
-    pub ledger_commit_seconds: Histogram,
-    ledger_rows: IntCounterVec,
+    pub commit_seconds: Histogram,
+    charges: IntCounterVec,
     /// Attempts that run and aren't booked yet.
-    pub ledger_open: IntGauge,
+    pub open: IntGauge,
     /// Charges that wait for a commit.
-    pub ledger_pending: IntGauge,
+    pub pending: IntGauge,
     /// 1 while the store takes commits.
-    pub ledger_store_up: IntGauge,
-    /// Age of the newest checkpoint's commit is read from this, in seconds since the epoch.
-    pub ledger_last_commit: Gauge,
+    pub store_up: IntGauge,
+    /// When the newest commit was, in seconds since the epoch.
+    pub last_commit: Gauge,
 }
 
 /// What one pool's queue reports.
@@ -98,146 +116,18 @@ impl Metrics {
     /// A name that is there twice: a fault of this file.
     pub fn new() -> Result<Self, prometheus::Error> {
         let r = Registry::new();
-        let build = int_gauge_vec(
+        let build = gauges(
             &r,
-            "forebay_build_info",
+            "build_info",
             "Always 1; the version is its label.",
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
-            requests: counter_vec(
-                &r,
-                "forebay_requests_total",
-                "Requests that were answered or refused, by HTTP status.",
-                &["endpoint", "model", "status"],
-            )?,
-            tokens: counter_vec(
-                &r,
-                "forebay_tokens_total",
-                "Tokens in booked charges, by kind: prompt (cached ones included), cached, completion.",
-                &["model", "kind"],
-            )?,
-            first_token: histogram_vec(
-                &r,
-                "forebay_time_to_first_token_seconds",
-                "From the request's arrival to its first piece of text.",
-                WAIT_SECONDS,
-                &["model"],
-            )?,
-            per_token: histogram_vec(
-                &r,
-                "forebay_time_per_output_token_seconds",
-                "Mean gap between the tokens of one answer, after the first.",
-                TOKEN_SECONDS,
-                &["model"],
-            )?,
-            duration: histogram_vec(
-                &r,
-                "forebay_request_duration_seconds",
-                "From dispatch to the end of the answer.",
-                WAIT_SECONDS,
-                &["model", "outcome"],
-            )?,
-            queue_depth: int_gauge_vec(
-                &r,
-                "forebay_queue_depth",
-                "Requests that wait for a slot.",
-                &["pool"],
-            )?,
-            queue_wait: histogram_vec(
-                &r,
-                "forebay_queue_wait_seconds",
-                "How long requests waited for a slot.",
-                WAIT_SECONDS,
-                &["pool"],
-            )?,
-            queue_refused: counter_vec(
-                &r,
-                "forebay_queue_refused_total",
-                "Requests that got no slot, by reason: full or timeout.",
-                &["pool", "reason"],
-            )?,
-            slots_busy: int_gauge_vec(
-                &r,
-                "forebay_slots_busy",
-                "Slots held by requests, until the last byte.",
-                &["pool"],
-            )?,
-            sequences_running: int_gauge_vec(
-                &r,
-                "forebay_sequences_running",
-                "Sequences in the worker's batch.",
-                &["worker"],
-            )?,
-            sequences_waiting: int_gauge_vec(
-                &r,
-                "forebay_sequences_waiting",
-                "Sequences handed to the worker and not in its batch yet.",
-                &["worker"],
-            )?,
-            steps: counter_vec(
-                &r,
-                "forebay_engine_steps_total",
-                "Steps of the batching loop.",
-                &["worker"],
-            )?,
-            step_tokens: counter_vec(
-                &r,
-                "forebay_engine_tokens_total",
-                "Tokens the engine computed, by phase: prefill or decode.",
-                &["worker", "phase"],
-            )?,
-            worker_ready: int_gauge_vec(
-                &r,
-                "forebay_worker_ready",
-                "1 once the worker's model can be asked.",
-                &["worker"],
-            )?,
-            ledger_commits: counter(
-                &r,
-                "forebay_ledger_commits_total",
-                "Transactions of the ledger's writer.",
-            )?,
-            ledger_commit_failures: counter(
-                &r,
-                "forebay_ledger_commit_failures_total",
-                "Transactions that failed and are tried again.",
-            )?,
-            ledger_commit_seconds: histogram(
-                &r,
-                "forebay_ledger_commit_seconds",
-                "How long a transaction of the ledger takes.",
-                COMMIT_SECONDS,
-            )?,
-            ledger_rows: counter_vec(
-                &r,
-                "forebay_ledger_charges_total",
-                "Charges booked by this process, by state.",
-                &["state"],
-            )?,
-            ledger_open: gauge(
-                &r,
-                "forebay_ledger_open",
-                "Attempts that run and are not booked yet.",
-            )?,
-            ledger_pending: gauge(
-                &r,
-                "forebay_ledger_pending",
-                "Charges that wait for a commit.",
-            )?,
-            ledger_store_up: gauge(
-                &r,
-                "forebay_ledger_store_up",
-                "1 while the store takes commits.",
-            )?,
-            ledger_last_commit: {
-                let gauge = Gauge::new(
-                    "forebay_ledger_last_commit_timestamp_seconds",
-                    "When the ledger last committed, in seconds since the epoch.",
-                )?;
-                register(&r, gauge)?
-            },
+            requests: Requests::new(&r)?,
+            queues: Queues::new(&r)?,
+            engines: Engines::new(&r)?,
+            ledger: LedgerMetrics::new(&r)?,
             registry: r,
         })
     }
@@ -246,11 +136,11 @@ impl Metrics {
     #[must_use]
     pub fn pool(&self, pool: &str) -> PoolMetrics {
         PoolMetrics {
-            depth: self.queue_depth.with_label_values(&[pool]),
-            busy: self.slots_busy.with_label_values(&[pool]),
-            wait_seconds: self.queue_wait.with_label_values(&[pool]),
-            full: self.queue_refused.with_label_values(&[pool, "full"]),
-            timeout: self.queue_refused.with_label_values(&[pool, "timeout"]),
+            depth: self.queues.depth.with_label_values(&[pool]),
+            busy: self.queues.busy.with_label_values(&[pool]),
+            wait_seconds: self.queues.wait.with_label_values(&[pool]),
+            full: self.queues.refused.with_label_values(&[pool, "full"]),
+            timeout: self.queues.refused.with_label_values(&[pool, "timeout"]),
         }
     }
 
@@ -258,12 +148,12 @@ impl Metrics {
     #[must_use]
     pub fn worker(&self, worker: &str) -> WorkerMetrics {
         WorkerMetrics {
-            running: self.sequences_running.with_label_values(&[worker]),
-            waiting: self.sequences_waiting.with_label_values(&[worker]),
-            steps: self.steps.with_label_values(&[worker]),
-            prefill_tokens: self.step_tokens.with_label_values(&[worker, "prefill"]),
-            decode_tokens: self.step_tokens.with_label_values(&[worker, "decode"]),
-            ready: self.worker_ready.with_label_values(&[worker]),
+            running: self.engines.running.with_label_values(&[worker]),
+            waiting: self.engines.waiting.with_label_values(&[worker]),
+            steps: self.engines.steps.with_label_values(&[worker]),
+            prefill_tokens: self.engines.tokens.with_label_values(&[worker, "prefill"]),
+            decode_tokens: self.engines.tokens.with_label_values(&[worker, "decode"]),
+            ready: self.engines.ready.with_label_values(&[worker]),
         }
     }
 
@@ -272,25 +162,29 @@ impl Metrics {
     pub fn request(&self, endpoint: Endpoint, model: &str, status: u16) {
         let status = status.to_string();
         self.requests
+            .answered
             .with_label_values(&[endpoint.as_str(), model, &status])
             .inc();
     }
 
     /// The first piece of text left.
     pub fn first_token(&self, model: &str, since_arrival: Duration) {
-        self.first_token
+        self.requests
+            .first_token
             .with_label_values(&[model])
             .observe(since_arrival.as_secs_f64());
     }
 
     /// A charge stands in the ledger.
     pub fn booked(&self, charge: &Charge) {
-        self.ledger_rows
+        self.ledger
+            .charges
             .with_label_values(&[charge.state.as_str()])
             .inc();
         let model: &str = &charge.flown.model;
         let seconds = seconds_between(charge.flown.started, charge.ended);
-        self.duration
+        self.requests
+            .duration
             .with_label_values(&[model, charge.outcome.as_str()])
             .observe(seconds);
         if charge.state == State::Absorbed {
@@ -303,7 +197,8 @@ impl Metrics {
             ("completion", usage.completion_tokens),
         ];
         for (kind, tokens) in kinds {
-            self.tokens
+            self.requests
+                .tokens
                 .with_label_values(&[model, kind])
                 .inc_by(tokens.into());
         }
@@ -311,7 +206,10 @@ impl Metrics {
             && usage.completion_tokens > 1
         {
             let gap = seconds_between(first, charge.ended) / f64::from(usage.completion_tokens - 1);
-            self.per_token.with_label_values(&[model]).observe(gap);
+            self.requests
+                .per_token
+                .with_label_values(&[model])
+                .observe(gap);
         }
     }
 
@@ -326,61 +224,196 @@ impl Metrics {
     }
 }
 
+impl Requests {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let answered = "Requests that were answered or refused, by HTTP status.";
+        let tokens =
+            "Tokens in booked charges, by kind: prompt (cached ones included), cached, completion.";
+        let first_token = "From the request's arrival to its first piece of text.";
+        let per_token = "Mean gap between the tokens of one answer, after the first.";
+        let duration = "From dispatch to the end of the answer.";
+        Ok(Self {
+            answered: counters(
+                r,
+                "requests_total",
+                answered,
+                &["endpoint", "model", "status"],
+            )?,
+            tokens: counters(r, "tokens_total", tokens, &["model", "kind"])?,
+            first_token: histograms(
+                r,
+                "time_to_first_token_seconds",
+                first_token,
+                WAIT_SECONDS,
+                &["model"],
+            )?,
+            per_token: histograms(
+                r,
+                "time_per_output_token_seconds",
+                per_token,
+                TOKEN_SECONDS,
+                &["model"],
+            )?,
+            duration: histograms(
+                r,
+                "request_duration_seconds",
+                duration,
+                WAIT_SECONDS,
+                &["model", "outcome"],
+            )?,
+        })
+    }
+}
+
+impl Queues {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let refused = "Requests that got no slot, by reason: full or timeout.";
+        let wait = "How long requests waited for a slot.";
+        Ok(Self {
+            depth: gauges(
+                r,
+                "queue_depth",
+                "Requests that wait for a slot.",
+                &["pool"],
+            )?,
+            wait: histograms(r, "queue_wait_seconds", wait, WAIT_SECONDS, &["pool"])?,
+            refused: counters(r, "queue_refused_total", refused, &["pool", "reason"])?,
+            busy: gauges(
+                r,
+                "slots_busy",
+                "Slots held by requests, until the last byte.",
+                &["pool"],
+            )?,
+        })
+    }
+}
+
+impl Engines {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let waiting = "Sequences handed to the worker and not in its batch yet.";
+        let tokens = "Tokens the engine computed, by phase: prefill or decode.";
+        Ok(Self {
+            running: gauges(
+                r,
+                "sequences_running",
+                "Sequences in the worker's batch.",
+                &["worker"],
+            )?,
+            waiting: gauges(r, "sequences_waiting", waiting, &["worker"])?,
+            steps: counters(
+                r,
+                "engine_steps_total",
+                "Steps of the batching loop.",
+                &["worker"],
+            )?,
+            tokens: counters(r, "engine_tokens_total", tokens, &["worker", "phase"])?,
+            ready: gauges(
+                r,
+                "worker_ready",
+                "1 once the worker's model can be asked.",
+                &["worker"],
+            )?,
+        })
+    }
+}
+
+impl LedgerMetrics {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let charges = counters(
+            r,
+            "ledger_charges_total",
+            "Charges booked by this process, by state.",
+            &["state"],
+        )?;
+        // They stand at zero from the start: the first of a kind is a rise, not a birth.
+        for state in [State::Settled, State::Absorbed, State::Recovered] {
+            charges.with_label_values(&[state.as_str()]);
+        }
+        let seconds = HistogramOpts::new(
+            full("ledger_commit_seconds"),
+            "How long a transaction of the ledger takes.",
+        );
+        let last = "When the ledger last committed, in seconds since the epoch.";
+        Ok(Self {
+            commits: counter(
+                r,
+                "ledger_commits_total",
+                "Transactions of the ledger's writer.",
+            )?,
+            commit_failures: counter(
+                r,
+                "ledger_commit_failures_total",
+                "Transactions that failed and are tried again.",
+            )?,
+            commit_seconds: register(
+                r,
+                Histogram::with_opts(seconds.buckets(COMMIT_SECONDS.to_vec()))?,
+            )?,
+            charges,
+            open: gauge(
+                r,
+                "ledger_open",
+                "Attempts that run and are not booked yet.",
+            )?,
+            pending: gauge(r, "ledger_pending", "Charges that wait for a commit.")?,
+            store_up: gauge(r, "ledger_store_up", "1 while the store takes commits.")?,
+            last_commit: register(
+                r,
+                Gauge::new(full("ledger_last_commit_timestamp_seconds"), last)?,
+            )?,
+        })
+    }
+}
+
 fn seconds_between(from: jiff::Timestamp, to: jiff::Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)
 }
 
+fn full(name: &str) -> String {
+    format!("forebay_{name}")
+}
+
 fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
+    r: &Registry,
     metric: C,
 ) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
+    r.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    register(registry, IntCounter::new(name, help)?)
+fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(r, IntCounter::new(full(name), help)?)
 }
 
-fn counter_vec(
-    registry: &Registry,
+fn counters(
+    r: &Registry,
     name: &str,
     help: &str,
     labels: &[&str],
 ) -> Result<IntCounterVec, prometheus::Error> {
-    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+    register(r, IntCounterVec::new(Opts::new(full(name), help), labels)?)
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    register(registry, IntGauge::new(name, help)?)
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    register(r, IntGauge::new(full(name), help)?)
 }
 
-fn int_gauge_vec(
-    registry: &Registry,
+fn gauges(
+    r: &Registry,
     name: &str,
     help: &str,
     labels: &[&str],
 ) -> Result<IntGaugeVec, prometheus::Error> {
-    register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+    register(r, IntGaugeVec::new(Opts::new(full(name), help), labels)?)
 }
 
-fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-) -> Result<Histogram, prometheus::Error> {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    register(registry, Histogram::with_opts(options)?)
-}
-
-fn histogram_vec(
-    registry: &Registry,
+fn histograms(
+    r: &Registry,
     name: &str,
     help: &str,
     buckets: &[f64],
     labels: &[&str],
 ) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    register(registry, HistogramVec::new(options, labels)?)
+    let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
+    register(r, HistogramVec::new(options, labels)?)
 }

@@ -111,7 +111,11 @@ async fn in_flight(server: &Server) -> i64 {
 /// What one client saw: its request's id, and the usage if the answer came whole.
 async fn client(server: &Server, index: u64) -> Option<(String, Option<Value>)> {
     // Every third is short and may end before the kill, the others run on.
-    let max_tokens = if index % 3 == 0 { 2 + index } else { 1900 };
+    let max_tokens = if index.is_multiple_of(3) {
+        2 + index
+    } else {
+        1900
+    };
     let body = chat(json!({
         "ask": format!("Tell me a story about {index} mice."), "max_tokens": max_tokens, "ignore_eos": true,
         "stream": index.is_multiple_of(2), "stream_options": {"include_usage": true},
@@ -149,11 +153,14 @@ async fn after_kill_9_whole_answers_stand_once_and_running_ones_are_recovered() 
         let clients = future::join_all((0..50).map(|index| client(server, index)));
         let kill = async {
             // Late enough that short ones have ended and each that runs has its checkpoint.
-            tokio::time::sleep(Duration::from_secs(4)).await;
+            let settled = "forebay_ledger_charges_total{state=\"settled\"}";
+            while server.metric(settled).await < 8.0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(1500)).await;
             let running = server.metric("forebay_ledger_open").await;
-            let process = kill_9(server);
+            kill_9(server);
             assert!(running >= 30.0, "only {running} were running");
-            process
         };
         future::join(clients, kill).await.0
     };

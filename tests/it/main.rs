@@ -1,5 +1,10 @@
 //! The whole of Forebay, as its users meet it: the binary, a real model, a real store.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that unwraps says where it failed; clippy.toml knows test functions alone, not their helpers"
+)]
+
 mod harness;
 
 mod api;

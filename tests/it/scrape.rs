@@ -81,8 +81,8 @@ async fn a_real_prometheus_scrapes_while_requests_run() {
         });
         future::join_all(asks).await
     };
-    let query = format!("max_over_time(forebay_sequences_running{{worker=\"smollm2\"}}[1m])");
-    let (answers, running) = future::join(load, at_least(&server, port, &query, 8.0)).await;
+    let query = "max_over_time(forebay_sequences_running{worker=\"smollm2\"}[1m])";
+    let (answers, running) = future::join(load, at_least(&server, port, query, 8.0)).await;
     assert!(running >= 8.0);
 
     let completion: u64 = answers

@@ -108,6 +108,10 @@ impl Client {
             }
             let pause = self.back_off * 2_u32.pow(fruitless.saturating_sub(1));
             progress.note(format_args!("{cause:#}; on from byte {bytes} in {pause:?}"));
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a command without a runtime: there is nobody else to stall"
+            )]
             thread::sleep(pause);
         }
     }
