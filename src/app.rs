@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
-use crate::cli::model::weights_of;
+use crate::cli::model::{layouts_dir, weights_of};
 use crate::config::{Config, EngineKind, WorkerConfig};
 use crate::gateway::Gateway;
 use crate::metering::{self, Metering};
@@ -182,6 +182,8 @@ fn start(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
                 slots: worker.slots,
                 context_tokens: worker.context_tokens,
                 step_tokens: worker.step_tokens,
+                layout: worker.layout,
+                layouts: layouts_dir()?,
                 threads: worker.threads,
             };
             Arc::new(Llama::start(options, metrics)?)

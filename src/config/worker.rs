@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::check_name;
-use crate::types::Kind;
+use crate::types::{Kind, Layout};
 
 /// `[[worker]]`: something that runs a model.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +28,9 @@ pub struct WorkerConfig {
     /// long prompts faster, and the others' next token later.
     #[serde(default = "default_step_tokens")]
     pub step_tokens: u32,
+    /// How the weights are kept: `auto`, `as-is` or `q8_0`. For llama alone.
+    #[serde(default)]
+    pub layout: Layout,
     /// Threads that compute; as many as there are cores by default.
     pub threads: Option<u32>,
 }

@@ -7,6 +7,7 @@ mod embed;
 mod event;
 mod generate;
 mod ids;
+mod layout;
 mod money;
 mod plan;
 mod ports;
@@ -18,6 +19,7 @@ pub use embed::{Embed, Embedded};
 pub use event::{Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use generate::{Generate, Message, Prompt, Role, Sampling};
 pub use ids::{KeyId, ProjectId, RequestId};
+pub use layout::Layout;
 pub use money::{Money, Price};
 pub use plan::{Endpoint, Kind, Plan};
 pub use ports::{

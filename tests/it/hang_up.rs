@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::json;
 
-use crate::harness::{CHAT, Server};
+use crate::harness::{CHAT, Server, quickstart_with};
 
 const RUNNING: &str = "forebay_sequences_running{worker=\"smollm2\"}";
 const GENERATED: &str = "forebay_engine_tokens_total{phase=\"decode\",worker=\"smollm2\"}";
@@ -80,11 +80,8 @@ async fn mid_answer_without_streaming() {
 
 #[tokio::test]
 async fn while_waiting_for_a_slot_costs_nothing() {
-    let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    let quickstart =
-        std::fs::read_to_string(crate::harness::root().join("config/quickstart.toml")).unwrap();
-    std::fs::write(config.path(), quickstart.replace("slots = 32", "slots = 1")).unwrap();
-    let server = Server::start_on(config.path().to_owned(), &[]).await;
+    let config = quickstart_with("slots = 32", "slots = 1");
+    let server = Server::start_on(config, &[]).await;
     let running = server
         .stream(json!({"ask": "Count.", "max_tokens": 1000, "ignore_eos": true}))
         .await;

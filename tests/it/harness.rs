@@ -23,6 +23,7 @@ pub(crate) struct Server {
     folder: TempDir,
     settings: Vec<(String, String)>,
     config: PathBuf,
+    until: &'static str,
 }
 
 impl Server {
@@ -36,6 +37,15 @@ impl Server {
     }
 
     pub(crate) async fn start_on(config: PathBuf, settings: &[(&str, &str)]) -> Self {
+        Self::start_until("/ready", config, settings).await
+    }
+
+    /// Waits only until this path gives 200: `/health` where some model never gets ready.
+    pub(crate) async fn start_until(
+        until: &'static str,
+        config: PathBuf,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings
             .iter()
@@ -53,6 +63,7 @@ impl Server {
             folder,
             settings,
             config,
+            until,
         };
         server.run().await;
         server
@@ -78,7 +89,8 @@ impl Server {
             .unwrap();
         let deadline = Instant::now() + READY;
         loop {
-            let ready = self.client.get(format!("{}/ready", self.url)).send().await;
+            let url = format!("{}{}", self.url, self.until);
+            let ready = self.client.get(url).send().await;
             if ready.is_ok_and(|answer| answer.status() == 200) {
                 return;
             }
@@ -87,7 +99,8 @@ impl Server {
             }
             assert!(
                 Instant::now() < deadline,
-                "/ready gave no 200:\n{}",
+                "{} gave no 200:\n{}",
+                self.until,
                 self.log()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -267,6 +280,15 @@ fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
+}
+
+/// A config made of the quickstart's, with one text in the place of another.
+pub(crate) fn quickstart_with(old: &str, new: &str) -> PathBuf {
+    let quickstart = std::fs::read_to_string(root().join("config/quickstart.toml")).unwrap();
+    assert!(quickstart.contains(old));
+    let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(config.path(), quickstart.replace(old, new)).unwrap();
+    config.keep().unwrap().1
 }
 
 /// A request at temperature 0, under the fields of `body`.

@@ -11,6 +11,7 @@ mod api;
 mod config;
 mod hang_up;
 mod isolation;
+mod layout;
 mod ledger;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;

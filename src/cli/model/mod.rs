@@ -72,6 +72,14 @@ pub fn models_dir() -> Result<PathBuf> {
     models_dir_from(|name| std::env::var_os(name))
 }
 
+/// The folder of re-laid copies of weights, beside the models folder. It need not exist yet.
+///
+/// # Errors
+/// As [`models_dir`].
+pub fn layouts_dir() -> Result<PathBuf> {
+    Ok(models_dir()?.with_file_name("layouts"))
+}
+
 fn models_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
     let set = |name| {
         variable(name)

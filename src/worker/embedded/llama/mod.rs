@@ -4,6 +4,7 @@
 //! rendered and tokenised by the callers, so that the loop does nothing but compute.
 
 mod engine;
+mod layout;
 mod model;
 mod sequence;
 
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Events, Failure, Generate, Progress};
+use crate::types::{Events, Failure, Generate, Layout, Progress};
 use crate::worker::{Health, Worker};
 use engine::{Engine, Settings};
 use model::Model;
@@ -39,6 +40,10 @@ pub struct LlamaOptions {
     pub context_tokens: u32,
     /// Prompt tokens in a step while others generate.
     pub step_tokens: u32,
+    /// How the weights are kept.
+    pub layout: Layout,
+    /// Where re-laid copies are kept.
+    pub layouts: PathBuf,
     /// Threads that compute.
     pub threads: Option<u32>,
 }
@@ -83,11 +88,13 @@ fn load_and_run(
     metrics: WorkerMetrics,
     status: &Status<Model>,
 ) -> Result<(), String> {
-    let model = Arc::new(Model::load(&options.weights, options.context_tokens)?);
+    let threads = threads(options.threads);
+    let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
+    let model = Arc::new(Model::load(&weights, options.context_tokens)?);
     let settings = Settings {
         slots: options.slots as usize,
         step_tokens: options.step_tokens as usize,
-        threads: threads(options.threads),
+        threads,
     };
     let engine = Engine::new(&model, settings, queue, metrics)?;
     tracing::info!(worker = options.name, "ready");

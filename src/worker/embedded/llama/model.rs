@@ -124,7 +124,7 @@ fn control_tokens(weights: &LlamaModel) -> (Vec<LlamaToken>, Vec<String>) {
 }
 
 /// What llama.cpp would answer with an assertion or a null pointer is told apart before.
-fn check_file(path: &Path) -> Result<(), String> {
+pub(super) fn check_file(path: &Path) -> Result<(), String> {
     use std::io::Read;
 
     let mut magic = [0; 4];

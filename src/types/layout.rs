@@ -1,0 +1,15 @@
+use serde::Deserialize;
+
+/// How an engine keeps a model's weights in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// The faster of the others on this machine, measured once.
+    #[default]
+    Auto,
+    /// As they stand in the file.
+    AsIs,
+    /// Blocks of 32 weights of 8 bits (GGML's Q8_0).
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
