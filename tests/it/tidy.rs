@@ -138,7 +138,12 @@ fn no_file_names_this_machine_or_a_registry() {
         .flat_map(|folder| rust_files(folder))
     {
         let text = std::fs::read_to_string(&path).unwrap();
-        for word in [home.as_str(), "pypi.org", "crates.io", "/work/"] {
+        for word in [
+            home.as_str(),
+            concat!("pypi", ".org"),
+            concat!("crates", ".io"),
+            "/work/",
+        ] {
             let own_list = path.ends_with("tidy.rs");
             assert!(
                 own_list || word.len() < 2 || !text.contains(word),
