@@ -9,9 +9,11 @@ WORKDIR /build
 COPY . .
 
 # The checkout builds for the CPU it stands on; an image travels, so it names one that every host
-# has: AVX2 and FMA by default. Give TARGET_CPU=x86-64-v4 where all have AVX-512, `generic` on ARM.
+# has: AVX2 and FMA by default. Give TARGET_CPU=x86-64-v4 where all have AVX-512, and an empty one on ARM.
 ARG TARGET_CPU=x86-64-v3
-RUN printf '[build]\nrustflags = ["-C", "target-cpu=%s"]\n' "$TARGET_CPU" > .cargo/config.toml
+RUN if [ -n "$TARGET_CPU" ]; then \
+        printf '[build]\nrustflags = ["-C", "target-cpu=%s"]\n' "$TARGET_CPU" > .cargo/config.toml; \
+    else rm .cargo/config.toml; fi
 
 # The target folder is a cache of the build host, so the binary is copied out of it. One cache for
 # each CPU: kernels of one never end up in an image for another.
@@ -22,7 +24,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 
 FROM debian:bookworm-slim AS runtime
 
-# libgomp1: llama.cpp's threads. ca-certificates: remote workers and weights. curl: the health check.
+# libgomp1: llama.cpp's threads. ca-certificates: weights. curl: the health check.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl libgomp1 libstdc++6 \
     && rm -rf /var/lib/apt/lists/* \

@@ -120,8 +120,8 @@ deny: ## Licences, banned crates and sources of every dependency
 	@PATH="$$PATH:$(VENV_DENY)/bin" cargo deny --all-features --locked --offline check bans licenses sources
 
 .PHONY: image
-image: ## The container image; TARGET_CPU=... for other machines than x86-64-v3
-	docker build $(if $(TARGET_CPU),--build-arg TARGET_CPU=$(TARGET_CPU)) --tag forebay:dev .
+image: ## The container image; TARGET_CPU=... for others than x86-64-v3, empty on ARM
+	docker build $(if $(filter undefined,$(origin TARGET_CPU)),,--build-arg TARGET_CPU=$(TARGET_CPU)) --tag forebay:dev .
 
 .PHONY: which
 which: ## The folder of the binary

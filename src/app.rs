@@ -50,6 +50,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let metrics_listener = bind("metrics", config.metrics.listen).await?;
     let app = build(&config).await?;
     let limits = api::Limits {
+        max_connections: config.server.max_connections,
         header_read_timeout: Duration::from_secs(config.server.header_read_timeout_s),
         drain: Duration::from_secs(config.server.drain_s),
     };
@@ -236,6 +237,7 @@ fn weights(worker: &WorkerConfig) -> Result<PathBuf> {
 impl App {
     /// Whatever holds a way into the ledger goes first, then the writer commits the last of it.
     async fn close(self) {
+        let metrics = Arc::clone(&self.api.gateway.metrics);
         // The engines' threads are joined on drop, which blocks.
         let dropped = tokio::task::spawn_blocking(move || drop(self.api)).await;
         if dropped.is_err() {
@@ -245,8 +247,10 @@ impl App {
             .await
             .is_err()
         {
+            let pending = metrics.ledger.pending.get();
             tracing::error!(
-                "the store takes no commits: what is in flight is booked at the next start"
+                pending,
+                "the store takes no commits: what had its checkpoint is booked at the next start"
             );
         }
         self.store.close().await;

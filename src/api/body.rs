@@ -1,5 +1,7 @@
 //! A JSON body, whatever its content type says: `curl -d` sends another one.
 
+use std::time::Duration;
+
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
@@ -8,6 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 
+/// How long a body may take to come: a slow one holds memory and a connection.
+const READ: Duration = Duration::from_secs(60);
+
 /// A decoded body.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -15,8 +20,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state)
+        let bytes = tokio::time::timeout(READ, Bytes::from_request(request, state))
             .await
+            .map_err(|_| ApiError::too_slow())?
             .map_err(|error| unread(&error))?;
         decode(&bytes).map(Self)
     }

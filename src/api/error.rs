@@ -121,6 +121,17 @@ impl ApiError {
         )
     }
 
+    /// 408
+    pub(super) fn too_slow() -> Self {
+        let message = "the request's body took too long to come";
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            Some("request_timeout"),
+            message,
+        )
+    }
+
     /// 413
     pub(super) fn too_large() -> Self {
         let message = "the request's body is larger than this server takes";
@@ -245,7 +256,7 @@ impl From<Failure> for ApiError {
         let message = failure.to_string();
         match failure {
             Failure::Invalid { param, .. } => Self::invalid(param, &message),
-            Failure::ContextLength { .. } => {
+            Failure::ContextLength { param, .. } => {
                 let code = Some("context_length_exceeded");
                 Self::new(
                     StatusCode::BAD_REQUEST,
@@ -253,9 +264,10 @@ impl From<Failure> for ApiError {
                     code,
                     message,
                 )
-                .param(Some("messages"))
+                .param(Some(param))
             }
             Failure::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
+            Failure::Busy => Self::unavailable("worker_busy", message, SOON_S),
             Failure::Broken(reason) => {
                 tracing::error!(reason, "a worker failed");
                 let message = "the model's worker failed; nothing is charged for this answer";

@@ -1,5 +1,6 @@
 //! HTTP, and nothing but: decode, call the gateway, encode.
 
+mod asked;
 mod auth;
 mod body;
 mod error;

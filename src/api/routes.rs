@@ -47,7 +47,7 @@ async fn wrong_method(method: http::Method, uri: http::Uri) -> ApiError {
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> http::Response<axum::body::Body> {
-    // What it said may quote the request: the panic hook has told the log where it was.
+    // What it said may quote the request; the panic hook has told the log where it was.
     tracing::error!("a handler panicked");
     axum::response::IntoResponse::into_response(ApiError::internal())
 }

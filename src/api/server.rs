@@ -1,6 +1,7 @@
 //! The accept loop: connections with time limits, and a drain that ends.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -8,14 +9,19 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// After an accept that failed for want of file handles, another would fail too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+const PING: Duration = Duration::from_secs(20);
+
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Connections at once; more wait to be accepted.
+    pub max_connections: usize,
     /// Time to send a request's head.
     pub header_read_timeout: Duration,
     /// Time for running answers once the server is told to stop.
@@ -35,13 +41,18 @@ pub async fn serve(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout);
-    server.http2().timer(TokioTimer::new());
+    // A peer that is gone without a word doesn't answer a ping.
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(PING));
+    let room = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {
-        let stream = tokio::select! {
-            accepted = accept(&listener) => accepted,
+        let (stream, place) = tokio::select! {
+            accepted = accept(&listener, &room) => accepted,
             // Tasks that ended are taken out, so that the set holds open connections alone.
             Some(_) = connections.join_next() => continue,
             () = &mut stop => break,
@@ -52,6 +63,7 @@ pub async fn serve(
             .into_owned();
         let watched = graceful.watch(connection);
         connections.spawn(async move {
+            let _place = place;
             if let Err(error) = watched.await {
                 tracing::debug!(%error, "a connection broke");
             }
@@ -67,7 +79,13 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// A connection and its place, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // It is never closed, so there is always a permit to come.
+    let place = Arc::clone(room).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -75,7 +93,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection refused TCP_NODELAY");
                 }
-                return stream;
+                return (stream, place);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

@@ -50,8 +50,13 @@ enum Command {
     /// What was used, and what it costs
     Usage(usage::UsageArguments),
     /// Weights
-    #[command(subcommand)]
-    Model(model::ModelCommand),
+    Model {
+        /// A catalogue in the place of the built-in one
+        #[arg(long, value_name = "FILE")]
+        catalogue: Option<PathBuf>,
+        #[command(subcommand)]
+        command: model::ModelCommand,
+    },
 }
 
 /// Runs the command line of this process.
@@ -76,9 +81,9 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let path = arguments.config.as_deref();
     match arguments.command {
-        Command::Serve => block_on(app::serve(config(path)?)),
+        Command::Serve => block_on(app::serve(checked(path)?)),
         Command::Check => {
-            config(path)?;
+            checked(path)?;
             eprintln!("forebay: the config is good");
             Ok(())
         }
@@ -89,7 +94,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Usage(arguments) => {
             with_store(path, async |store| usage::run(&arguments, store).await)
         }
-        Command::Model(command) => model::run(command, None),
+        Command::Model { catalogue, command } => model::run(command, catalogue.as_deref()),
     }
 }
 
@@ -102,6 +107,24 @@ fn config(path: Option<&Path>) -> Result<Config, ConfigError> {
             .unwrap_or(Path::new(CONFIGS[0]))
     });
     Config::load(path)
+}
+
+/// A config whose models are all known; whether their weights are here is seen when they are loaded.
+fn checked(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let config = config(path)?;
+    for worker in config
+        .workers
+        .iter()
+        .filter(|worker| worker.weights.is_none())
+    {
+        model::check_known(&worker.model).map_err(|error| {
+            ConfigError::Invalid(format!(
+                "[[worker]] {}: {error:#}, or set `weights`",
+                worker.name
+            ))
+        })?;
+    }
+    Ok(config)
 }
 
 /// Opens the configured store, which is made and migrated where it isn't there.

@@ -49,23 +49,12 @@ pub struct Config {
     /// How requests wait.
     #[serde(default)]
     pub scheduler: SchedulerConfig,
-    /// Where `forebay model pull` puts weights; read by it alone.
-    #[serde(default, rename = "models")]
-    _models: ModelsFolder,
     /// What runs the models.
     #[serde(default, rename = "worker")]
     pub workers: Vec<WorkerConfig>,
     /// Names, prices and meanings of models.
     #[serde(default, rename = "model")]
     pub models_named: Vec<ModelConfig>,
-}
-
-/// `FOREBAY_MODELS__DIR` is a setting of `forebay model`; here it only has to be a known key.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModelsFolder {
-    #[serde(rename = "dir")]
-    _dir: Option<String>,
 }
 
 /// A config that can't be served.
@@ -98,9 +87,10 @@ impl Config {
             reason: error.to_string(),
         })?;
         let file = Figment::from(Toml::string(&text));
-        // Only FOREBAY_SECTION__KEY: FOREBAY_BIN and the like are nobody's settings.
+        // Only FOREBAY_SECTION__KEY: FOREBAY_BIN and the like are nobody's settings. Where the weights are
+        // is asked for by commands that read no config, and so is the environment's alone.
         let environment = Env::prefixed("FOREBAY_")
-            .filter(|key| key.as_str().contains("__"))
+            .filter(|key| key.as_str().contains("__") && key != "models__dir")
             .split("__");
         Self::extract(&file.merge(environment))
     }
@@ -134,6 +124,7 @@ impl Config {
         }
         self.check_models()?;
         self.scheduler.check()?;
+        self.store.check()?;
         self.tenancy.check(self.server.listen)
     }
 
@@ -227,6 +218,15 @@ mod tests {
             (format!("{WORKER}{bootstrap}{open}"), "loopback"),
             (WORKER.replace("\"w\"", "\"a b\""), "a b"),
             (format!("{WORKER}slots = 0\n"), "slots"),
+            (
+                format!("{WORKER}[store]\nurl = \"postgres://u:secret@h/d\"\n"),
+                "postgres",
+            ),
+            (
+                format!("{WORKER}[store]\nurl = \"sqlite://:memory:\"\n"),
+                "file",
+            ),
+            (format!("{WORKER}[models]\ndir = \"x\"\n"), "models"),
             (
                 format!("{WORKER}[[model]]\nname = \"m\"\nprice = {{ prompt = \"1e9\" }}\n"),
                 "1e9",

@@ -10,6 +10,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// Connections at once; more wait to be accepted.
+    pub max_connections: usize,
     /// How long running answers may go on after SIGTERM, in seconds.
     pub drain_s: u64,
     /// How long a connection may take to send a request's head, in seconds.
@@ -21,6 +23,7 @@ impl Default for ServerConfig {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
             max_body_bytes: 16 * 1024 * 1024,
+            max_connections: 4096,
             drain_s: 30,
             header_read_timeout_s: 30,
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::writer::Command;
+use super::writer::{Booking, Command};
 use super::{Admission, Error, Metering};
 use crate::telemetry::Metrics;
 use crate::types::{
@@ -24,6 +24,8 @@ pub struct Flight {
     permit: Option<mpsc::OwnedPermit<Command>>,
     flights: Arc<Flights>,
     hold: Duration,
+    /// Whether any of the answer has reached the client.
+    delivered: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -58,6 +60,7 @@ impl Flight {
             permit: Some(admission.0),
             flights: Arc::clone(&metering.flights),
             hold: metering.hold,
+            delivered: false,
             metrics: Arc::clone(&metering.metrics),
         }
     }
@@ -89,10 +92,16 @@ impl Flight {
             .first_token(&self.open.flown.model, since_arrival);
     }
 
+    /// From now on the client gets the answer piece by piece, and pays for it though its end comes late.
+    pub fn delivers(&mut self) {
+        self.delivered = true;
+    }
+
     /// Books the whole answer, and returns once the charge is on disk.
     ///
     /// # Errors
-    /// The store did not take it in time. The charge is booked all the same, once the store is back.
+    /// The store did not take it in time. Once it is back the charge is booked, where pieces of the answer
+    /// have reached the client; where none has, the client was told to come again, and pays nothing.
     pub async fn settle(&mut self, usage: Usage) -> Result<(), Error> {
         self.open.progress.close();
         let amount = self.open.flown.price.amount(&usage);
@@ -112,7 +121,7 @@ impl Flight {
 
     /// Books what a failure leaves, which the client doesn't pay, and gives the error to be told.
     pub async fn fail(&mut self, failure: Failure) -> Error {
-        if failure.is_the_requests() {
+        if failure.is_refusal() {
             self.void();
         } else if let Err(error) = self.absorb().await {
             return error;
@@ -134,11 +143,16 @@ impl Flight {
             return Ok(());
         };
         let (ack, booked) = oneshot::channel();
+        let booking = Booking::new(charge, Some(ack));
+        let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
-        permit.send(Command::Book(Box::new(charge), Some(ack)));
+        permit.send(Command::Book(Box::new(booking)));
         match tokio::time::timeout(self.hold, booked).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::LedgerDown),
+            Ok(Err(_)) | Err(_) => {
+                forgiven.store(!self.delivered, Ordering::Release);
+                Err(Error::LedgerDown)
+            }
         }
     }
 
@@ -184,7 +198,7 @@ impl Drop for Flight {
         let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
-            permit.send(Command::Book(Box::new(charge), None));
+            permit.send(Command::Book(Box::new(Booking::new(charge, None))));
         }
     }
 }

@@ -29,6 +29,11 @@ impl Meter {
         }
     }
 
+    /// From now on the events go out as they come, and what has gone out is paid.
+    pub fn delivers(&mut self) {
+        self.flight.delivers();
+    }
+
     /// Waits for the first event, so that what fails before it can still be refused as a whole.
     ///
     /// # Errors

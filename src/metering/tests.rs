@@ -204,6 +204,7 @@ async fn a_request_at_fault_leaves_no_row() {
     let failure = Failure::ContextLength {
         context: 1,
         prompt: 2,
+        param: "messages",
     };
     let mut meter = meter(flight(&metering), vec![Err(failure)]);
     assert!(meter.peek().await.is_err());
@@ -232,26 +233,30 @@ async fn a_running_attempt_is_checkpointed_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_holds_the_end_and_books_later() {
-    let (book, metering, writer) = metering(8);
-    book.down.store(true, Ordering::Relaxed);
-    let mut meter = meter(flight(&metering), vec![Ok(delta()), Ok(end())]);
-    assert!(
-        meter.next().await.unwrap().is_ok(),
-        "content is never held back"
-    );
-    assert!(matches!(meter.next().await, Some(Err(Error::LedgerDown))));
-    assert!(
-        matches!(metering.admit(), Err(Error::LedgerDown)),
-        "nothing new is started"
-    );
-    book.down.store(false, Ordering::Relaxed);
-    drop(meter);
-    finished(metering, writer).await;
-    assert_eq!(
-        book.charges(),
-        [(State::Settled, Outcome::Completed, USAGE, 207)]
-    );
+async fn a_store_that_fails_holds_the_end_and_books_later_what_was_delivered() {
+    for delivers in [true, false] {
+        let (book, metering, writer) = metering(8);
+        book.down.store(true, Ordering::Relaxed);
+        let mut meter = meter(flight(&metering), vec![Ok(delta()), Ok(end())]);
+        if delivers {
+            meter.delivers();
+        }
+        let content = meter.next().await.unwrap();
+        assert!(content.is_ok(), "content is never held back");
+        assert!(matches!(meter.next().await, Some(Err(Error::LedgerDown))));
+        let refused = matches!(metering.admit(), Err(Error::LedgerDown));
+        assert!(refused, "nothing new is started");
+        book.down.store(false, Ordering::Relaxed);
+        drop(meter);
+        finished(metering, writer).await;
+        // An answer that was to come whole has not come: its client was told to try again.
+        let expected = if delivers {
+            (State::Settled, Outcome::Completed, USAGE, 207)
+        } else {
+            (State::Absorbed, Outcome::Failed, USAGE, 0)
+        };
+        assert_eq!(book.charges(), [expected]);
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::flight::Flights;
 use crate::telemetry::Metrics;
-use crate::types::{Charge, Ledger, LedgerBatch, RequestId, StoreError};
+use crate::types::{Charge, Ledger, LedgerBatch, Money, Outcome, RequestId, State, StoreError};
 
 /// How soon a new attempt gets its `in_flight` row, at the latest.
 const TICK: Duration = Duration::from_millis(250);
@@ -17,10 +18,30 @@ const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// What the flights ask of the writer.
 pub(super) enum Command {
-    /// A charge is to be booked; the answer waits for the acknowledgement, if there is one.
-    Book(Box<Charge>, Option<oneshot::Sender<()>>),
+    /// A charge is to be booked.
+    Book(Box<Booking>),
     /// Nothing is to be booked for this attempt.
     Void(RequestId, u32),
+}
+
+/// A charge on its way to the ledger.
+pub(super) struct Booking {
+    charge: Charge,
+    /// The answer waits for it, if there is one.
+    ack: Option<oneshot::Sender<()>>,
+    /// Set once the client was told that there is no answer: it doesn't pay. A commit that is on its way at
+    /// that very moment may still book it.
+    pub(super) forgiven: Arc<AtomicBool>,
+}
+
+impl Booking {
+    pub(super) fn new(charge: Charge, ack: Option<oneshot::Sender<()>>) -> Self {
+        Self {
+            charge,
+            ack,
+            forgiven: Arc::default(),
+        }
+    }
 }
 
 /// The one task that writes to the ledger.
@@ -71,12 +92,13 @@ impl Writer {
             checkpoints: self.flights.due(Timestamp::now()),
             ..LedgerBatch::default()
         };
-        let mut waiting = Vec::new();
+        let (mut waiting, mut forgiven) = (Vec::new(), Vec::new());
         for command in commands.drain(..) {
             match command {
-                Command::Book(charge, ack) => {
-                    batch.charges.push(*charge);
-                    waiting.extend(ack);
+                Command::Book(booking) => {
+                    batch.charges.push(booking.charge);
+                    forgiven.push(booking.forgiven);
+                    waiting.extend(booking.ack);
                 }
                 Command::Void(request, attempt) => batch.voids.push((request, attempt)),
             }
@@ -84,7 +106,7 @@ impl Writer {
         if batch.checkpoints.is_empty() && batch.charges.is_empty() && batch.voids.is_empty() {
             return;
         }
-        self.commit_until_it_stands(&batch).await;
+        self.commit_until_it_stands(&mut batch, &forgiven).await;
         for charge in &batch.charges {
             self.metrics.booked(charge);
             self.metrics.ledger.pending.dec();
@@ -96,9 +118,16 @@ impl Writer {
     }
 
     /// Money is never given up: the same batch is tried until the store takes it.
-    async fn commit_until_it_stands(&self, batch: &LedgerBatch) {
+    async fn commit_until_it_stands(&self, batch: &mut LedgerBatch, forgiven: &[Arc<AtomicBool>]) {
         let mut pause = FIRST_RETRY;
         loop {
+            for (charge, forgiven) in batch.charges.iter_mut().zip(forgiven) {
+                if forgiven.load(Ordering::Acquire) {
+                    charge.amount = Money(0);
+                    charge.state = State::Absorbed;
+                    charge.outcome = Outcome::Failed;
+                }
+            }
             let start = Instant::now();
             let done = self.ledger.commit(batch).await;
             self.metrics

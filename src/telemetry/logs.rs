@@ -34,4 +34,17 @@ pub fn init_logs() {
         .try_init();
     // A second start in one process, as tests do it, keeps the first one's settings.
     drop(started);
+    // A panic's message may quote what it was about, which may be a prompt: the place is enough.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(
+            place,
+            thread = thread.name().unwrap_or_default(),
+            "panicked"
+        );
+    }));
 }

@@ -77,29 +77,36 @@ pub enum Failure {
     },
     /// Prompt and answer don't fit the model's context.
     #[error(
-        "this model's context has {context} tokens, and the prompt has {prompt}: it needs room for at least one more"
+        "this model's context has {context} tokens; the prompt needs at least {prompt}, and room for one more"
     )]
     ContextLength {
         /// Tokens that one sequence may have.
         context: u32,
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, or a lower bound of them where it was too long to be counted.
         prompt: u32,
+        /// The field that holds the prompt.
+        param: &'static str,
     },
     /// The weights are still being loaded, or could not be.
     #[error("the worker is not ready: {0}")]
     NotReady(String),
+    /// The worker has as many requests as it can hold; the same one may succeed later.
+    #[error("the worker is busy")]
+    Busy,
     /// The worker broke: it is to blame, not the request.
     #[error("the worker failed: {0}")]
     Broken(String),
 }
 
 impl Failure {
-    /// Whether the request itself is at fault: then nothing ran, and nothing is booked.
+    /// Whether it was refused before anything ran: then nothing is booked.
     #[must_use]
-    pub fn is_the_requests(&self) -> bool {
+    pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Invalid { .. } | Self::ContextLength { .. } => true,
-            Self::NotReady(_) | Self::Broken(_) => false,
+            Self::Invalid { .. } | Self::ContextLength { .. } | Self::NotReady(_) | Self::Busy => {
+                true
+            }
+            Self::Broken(_) => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, future};
 use serde_json::{Value, json};
 
-use crate::harness::{EMBEDDINGS, Joined, Server, chat};
+use crate::harness::{CHAT, EMBEDDINGS, Joined, KEY, Server, chat};
 
 #[tokio::test]
 async fn over_the_queues_bound_503_says_when_to_come_again() {
@@ -53,16 +53,10 @@ async fn a_wait_that_is_too_long_is_queue_timeout() {
     let server = Server::start_with(&settings).await;
     let long = json!({"ask": "Go on.", "max_tokens": 1500, "ignore_eos": true});
     let held = future::join_all((0..32).map(|_| server.stream(long.clone()))).await;
-    let answer = server
-        .post("/v1/chat/completions", &chat(json!({"ask": "Hello"})))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 503);
-    assert_eq!(
-        answer.json::<Value>().await.unwrap()["error"]["code"],
-        "queue_timeout"
-    );
+    let error = server
+        .refused("/v1/chat/completions", &chat(json!({"ask": "Hello"})), 503)
+        .await;
+    assert_eq!(error["code"], "queue_timeout");
     drop(held);
 }
 
@@ -70,16 +64,8 @@ async fn a_wait_that_is_too_long_is_queue_timeout() {
 async fn a_body_beyond_the_bound_is_413_in_the_envelope() {
     let server = Server::start_with(&[("FOREBAY_SERVER__MAX_BODY_BYTES", "2000")]).await;
     let body = chat(json!({"ask": "x".repeat(3000)}));
-    let answer = server
-        .post("/v1/chat/completions", &body)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 413);
-    assert_eq!(
-        answer.json::<Value>().await.unwrap()["error"]["code"],
-        "request_too_large"
-    );
+    let error = server.refused("/v1/chat/completions", &body, 413).await;
+    assert_eq!(error["code"], "request_too_large");
 }
 
 #[tokio::test]
@@ -110,18 +96,57 @@ async fn an_error_names_the_field_to_the_index() {
         ("frequency_penalty", json!(0.5), "frequency_penalty"),
         ("logit_bias", json!({"1": 5}), "logit_bias"),
         ("tool_choice", json!("required"), "tool_choice"),
+        ("user", json!("x".repeat(257)), "user"),
     ] {
         let mut body = chat(json!({"ask": "Hello"}));
         body[field] = value;
-        let answer = server
-            .post("/v1/chat/completions", &body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 400, "{body}");
-        let error: Value = answer.json().await.unwrap();
-        assert_eq!(error["error"]["param"], param, "{body}: {error}");
+        let error = server.refused("/v1/chat/completions", &body, 400).await;
+        assert_eq!(error["param"], param, "{body}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_prompt_of_megabytes_is_refused_by_its_bytes() {
+    let server = Server::start().await;
+    // Without a space it is one word to the tokenizer, whose memory would be gigabytes.
+    let text = "a".repeat(12 << 20);
+    for (path, body, param) in [
+        (
+            "/v1/chat/completions",
+            chat(json!({"ask": text})),
+            "messages",
+        ),
+        (
+            "/v1/completions",
+            json!({"model": CHAT, "prompt": text}),
+            "prompt",
+        ),
+        (
+            "/v1/embeddings",
+            json!({"model": EMBEDDINGS, "input": text}),
+            "input",
+        ),
+    ] {
+        let error = server.refused(path, &body, 400).await;
+        assert_eq!(error["param"], param);
+    }
+    assert!(server.usage().is_empty());
+}
+
+#[tokio::test]
+async fn a_models_name_that_is_no_text_is_refused_in_the_envelope() {
+    let server = Server::start().await;
+    let url = format!("{}/v1/models/%ff", server.url);
+    let answer = server
+        .client
+        .get(url)
+        .bearer_auth(KEY)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 400);
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["error"]["type"], "invalid_request_error");
 }
 
 #[tokio::test]
@@ -147,12 +172,8 @@ async fn neutral_values_of_what_is_not_supported_are_accepted() {
 async fn an_embedding_of_a_text_beyond_the_model_is_refused_not_cut() {
     let server = Server::start().await;
     let body = json!({"model": EMBEDDINGS, "input": ["short", "word ".repeat(600)]});
-    let answer = server.post("/v1/embeddings", &body).send().await.unwrap();
-    assert_eq!(answer.status(), 400);
-    assert_eq!(
-        answer.json::<Value>().await.unwrap()["error"]["code"],
-        "context_length_exceeded"
-    );
+    let error = server.refused("/v1/embeddings", &body, 400).await;
+    assert_eq!(error["code"], "context_length_exceeded");
     assert!(server.usage().is_empty());
 }
 

@@ -14,6 +14,11 @@ fn a_bad_config_is_exit_code_64_and_one_clear_line() {
             format!("{good}[tenancy]\nbootstrap_key = \"k\"\n[server]\nlisten = \"0.0.0.0:0\"\n"),
             "loopback",
         ),
+        (good.to_owned(), "no model named m"),
+        (
+            format!("{good}[store]\nurl = \"postgres://u:secret@h\"\n"),
+            "postgres",
+        ),
     ] {
         std::fs::write(&path, text).unwrap();
         for command in ["check", "serve"] {

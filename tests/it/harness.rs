@@ -164,6 +164,13 @@ impl Server {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// The error of a request that must be refused with this status.
+    pub(crate) async fn refused(&self, path: &str, body: &Value, status: u16) -> Value {
+        let answer = self.post(path, body).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{body}");
+        answer.json::<Value>().await.unwrap()["error"].clone()
+    }
+
     /// A streamed chat completion's response, to be read by the caller.
     pub(crate) async fn stream(&self, body: Value) -> Response {
         let mut body = chat(body);

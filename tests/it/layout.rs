@@ -107,16 +107,8 @@ async fn a_file_that_can_not_be_loaded_gives_one_line_and_leaves_the_rest_servin
         );
 
         let body = chat(json!({"ask": "Hello"}));
-        let answer = server
-            .post("/v1/chat/completions", &body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 503);
-        assert_eq!(
-            answer.json::<Value>().await.unwrap()["error"]["code"],
-            "model_not_ready"
-        );
+        let error = server.refused("/v1/chat/completions", &body, 503).await;
+        assert_eq!(error["code"], "model_not_ready");
         let body = json!({"model": EMBEDDINGS, "input": "hello"});
         let answer = server.post("/v1/embeddings", &body).send().await.unwrap();
         assert_eq!(answer.status(), 200);

@@ -62,13 +62,7 @@ async fn mistralrs_refuses_by_name_what_it_has_no_means_for() {
         ("ignore_eos", json!(true)),
     ] {
         let body = crate::harness::chat(json!({"ask": "Hello", param: value}));
-        let answer = server
-            .post("/v1/chat/completions", &body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 400);
-        let error: serde_json::Value = answer.json().await.unwrap();
-        assert_eq!(error["error"]["param"], param);
+        let error = server.refused("/v1/chat/completions", &body, 400).await;
+        assert_eq!(error["param"], param);
     }
 }

@@ -115,14 +115,8 @@ async fn a_prompt_longer_than_the_context_is_refused_the_same_both_ways() {
     let server = Server::start().await;
     for stream in [false, true] {
         let body = chat(json!({"ask": "word ".repeat(5000), "stream": stream}));
-        let answer = server
-            .post("/v1/chat/completions", &body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 400);
-        let error: Value = answer.json().await.unwrap();
-        assert_eq!(error["error"]["code"], "context_length_exceeded");
+        let error = server.refused("/v1/chat/completions", &body, 400).await;
+        assert_eq!(error["code"], "context_length_exceeded");
     }
     // One that fits with room for a token is answered, and ends there.
     let fits = server

@@ -1,17 +1,25 @@
 //! An answer to HTTP: whole, or as server-sent events.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::response::sse::{Event as Sse, KeepAlive};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::error::ApiError;
 use crate::gateway::{self, Served};
 use crate::metering::Meter;
 use crate::types::{Event, Finish, TokenLogprob, Usage};
+
+/// Frames that may wait for a slow client.
+const FRAMES: usize = 16;
+/// How long a client may take none of them before it counts as gone.
+const STALL: Duration = Duration::from_secs(30);
 
 /// The shapes of one endpoint.
 pub(super) trait Shape: Send + 'static {
@@ -58,32 +66,12 @@ pub(super) async fn whole(mut meter: Meter) -> Result<Whole, ApiError> {
     Err(ApiError::internal())
 }
 
-/// Sends an answer as it comes. Each event becomes frames; the last one's come once its charge stands.
-pub(super) fn streamed(meter: Meter, shape: impl Shape) -> Response {
-    let first = shape
-        .first()
-        .map(|chunk| frame(&chunk))
-        .into_iter()
-        .collect();
-    let frames = stream::unfold(Some((meter, shape, first)), |state| async {
-        let (mut meter, shape, first) = state?;
-        let frames: Vec<Sse> = first;
-        if !frames.is_empty() {
-            return Some((frames, Some((meter, shape, Vec::new()))));
-        }
-        let (frames, more) = match meter.next().await {
-            Some(Ok(Event::Delta { text, logprobs })) => {
-                (vec![frame(&shape.delta(text, logprobs))], true)
-            }
-            Some(Ok(Event::End { finish, usage })) => (last(&shape, finish, usage), false),
-            Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
-            None => (vec![failure(ApiError::internal())], false),
-        };
-        Some((frames, more.then_some((meter, shape, Vec::new()))))
-    });
-    let events = futures_util::StreamExt::flat_map(frames, |frames| {
-        stream::iter(frames.into_iter().map(Ok::<_, Infallible>))
-    });
+/// Sends an answer as it comes. Each event becomes frames; the last ones come once its charge stands.
+pub(super) fn streamed(mut meter: Meter, shape: impl Shape) -> Response {
+    meter.delivers();
+    let (frames, reader) = mpsc::channel(FRAMES);
+    tokio::spawn(pump(meter, shape, frames, STALL));
+    let events = ReceiverStream::new(reader).map(Ok::<_, Infallible>);
     let mut response = axum::response::Sse::new(events)
         .keep_alive(KeepAlive::default())
         .into_response();
@@ -92,6 +80,40 @@ pub(super) fn streamed(meter: Meter, shape: impl Shape) -> Response {
         .headers_mut()
         .insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// A task of its own, since a connection whose client stops reading isn't asked for more: nobody would
+/// notice, and the slot would be held for ever. Ending it drops the meter, which frees the slot and books what
+/// was generated.
+async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Sse>, stall: Duration) {
+    let mut next: Vec<_> = shape
+        .first()
+        .map(|chunk| frame(&chunk))
+        .into_iter()
+        .collect();
+    let mut more = true;
+    loop {
+        for frame in next {
+            if frames.send_timeout(frame, stall).await.is_err() {
+                return;
+            }
+        }
+        if !more {
+            return;
+        }
+        let event = tokio::select! {
+            event = meter.next() => event,
+            () = frames.closed() => return,
+        };
+        (next, more) = match event {
+            Some(Ok(Event::Delta { text, logprobs })) => {
+                (vec![frame(&shape.delta(text, logprobs))], true)
+            }
+            Some(Ok(Event::End { finish, usage })) => (last(&shape, finish, usage), false),
+            Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
+            None => (vec![failure(ApiError::internal())], false),
+        };
+    }
 }
 
 fn last(shape: &impl Shape, finish: Finish, usage: Usage) -> Vec<Sse> {
@@ -121,3 +143,6 @@ pub(super) fn with_headers(mut response: Response, served: &Served) -> Response 
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

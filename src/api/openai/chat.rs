@@ -1,6 +1,5 @@
 //! `POST /v1/chat/completions`
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -15,15 +14,11 @@ use super::unsupported::{
     empty, field, never, no, none_or_auto, one, refuse, text_format, text_modality, usual_tier,
     zero,
 };
-use crate::api::auth::Authenticated;
+use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::request_id::Arrived;
 use crate::api::{Api, Shared};
-use crate::gateway::Ask;
-use crate::types::{
-    Endpoint, Finish, Generate, Message, Prompt, RequestId, Role, TokenLogprob, Usage,
-};
+use crate::types::{Endpoint, Finish, Generate, Message, Prompt, Role, TokenLogprob, Usage};
 
 const MAX_TOP_LOGPROBS: u8 = 20;
 
@@ -107,33 +102,21 @@ struct Part {
 
 pub(in crate::api) async fn create(
     State(api): Shared,
-    Extension(request_id): Extension<RequestId>,
-    Extension(Arrived(arrived)): Extension<Arrived>,
-    Authenticated(caller): Authenticated,
-    Json(request): Json<Request>,
+    asked: Asked,
+    Json(mut request): Json<Request>,
 ) -> Response {
+    let request_id = asked.request;
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let include_usage = request
         .stream_options
         .as_ref()
         .and_then(|options| options.include_usage);
-    let end_user = request
-        .safety_identifier
-        .clone()
-        .or_else(|| request.user.clone());
     let answer = async {
+        let end_user = request.end_user()?;
         let body = request.decode()?;
         let asks_logprobs = body.top_logprobs.is_some();
-        let ask = Ask {
-            request: request_id,
-            caller,
-            end_user,
-            endpoint: Endpoint::Chat,
-            model: model.clone(),
-            arrived,
-            body,
-        };
+        let ask = asked.ask(Endpoint::Chat, &model, end_user, body);
         let (served, meter) = api.gateway.generate(ask).await?;
         let chat = Chat {
             id: format!("chatcmpl-{}", request_id.simple()),
@@ -169,6 +152,12 @@ pub(super) fn observed(
 }
 
 impl Request {
+    /// `safety_identifier` is the newer name of `user`.
+    fn end_user(&mut self) -> Result<Option<String>, ApiError> {
+        let newer = end_user("safety_identifier", self.safety_identifier.take())?;
+        Ok(newer.or(end_user("user", self.user.take())?))
+    }
+
     fn decode(self) -> Result<Generate, ApiError> {
         self.refuse_unsupported()?;
         if self.messages.is_empty() {

@@ -1,6 +1,5 @@
 //! `POST /v1/completions`
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -13,12 +12,10 @@ use super::chat::observed;
 use super::sampling::{Stop, StreamOptions, max_tokens, sampling, stops};
 use super::unsupported::{empty, field, never, no, one, refuse, zero};
 use crate::api::Shared;
-use crate::api::auth::Authenticated;
+use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::request_id::Arrived;
-use crate::gateway::Ask;
-use crate::types::{Endpoint, Finish, Generate, Prompt, RequestId, TokenLogprob, Usage};
+use crate::types::{Endpoint, Finish, Generate, Prompt, TokenLogprob, Usage};
 
 /// OpenAI's default of this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -64,29 +61,20 @@ enum Prompts {
 
 pub(in crate::api) async fn create(
     State(api): Shared,
-    Extension(request_id): Extension<RequestId>,
-    Extension(Arrived(arrived)): Extension<Arrived>,
-    Authenticated(caller): Authenticated,
-    Json(request): Json<Request>,
+    asked: Asked,
+    Json(mut request): Json<Request>,
 ) -> Response {
+    let request_id = asked.request;
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let include_usage = request
         .stream_options
         .as_ref()
         .and_then(|options| options.include_usage);
-    let end_user = request.user.clone();
     let answer = async {
+        let end_user = end_user("user", request.user.take())?;
         let body = request.decode()?;
-        let ask = Ask {
-            request: request_id,
-            caller,
-            end_user,
-            endpoint: Endpoint::Completions,
-            model: model.clone(),
-            arrived,
-            body,
-        };
+        let ask = asked.ask(Endpoint::Completions, &model, end_user, body);
         let (served, meter) = api.gateway.generate(ask).await?;
         let text = Text {
             id: format!("cmpl-{}", request_id.simple()),

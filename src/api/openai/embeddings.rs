@@ -1,6 +1,5 @@
 //! `POST /v1/embeddings`
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -12,12 +11,10 @@ use super::answer;
 use super::chat::observed;
 use super::unsupported::{field, never, refuse};
 use crate::api::Shared;
-use crate::api::auth::Authenticated;
+use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::request_id::Arrived;
-use crate::gateway::Ask;
-use crate::types::{Embed, Endpoint, RequestId};
+use crate::types::{Embed, Endpoint};
 
 const MAX_INPUTS: usize = 2048;
 
@@ -78,25 +75,15 @@ struct EmbeddingUsage {
 
 pub(in crate::api) async fn create(
     State(api): Shared,
-    Extension(request_id): Extension<RequestId>,
-    Extension(Arrived(arrived)): Extension<Arrived>,
-    Authenticated(caller): Authenticated,
-    Json(request): Json<Request>,
+    asked: Asked,
+    Json(mut request): Json<Request>,
 ) -> Response {
     let model = request.model.clone();
     let format = request.encoding_format.unwrap_or(Format::Float);
-    let end_user = request.user.clone();
     let answer = async {
+        let end_user = end_user("user", request.user.take())?;
         let body = request.decode()?;
-        let ask = Ask {
-            request: request_id,
-            caller,
-            end_user,
-            endpoint: Endpoint::Embeddings,
-            model: model.clone(),
-            arrived,
-            body,
-        };
+        let ask = asked.ask(Endpoint::Embeddings, &model, end_user, body);
         let (served, vectors, usage) = api.gateway.embed(ask).await?;
         let item = |(index, vector)| Item {
             object: "embedding",

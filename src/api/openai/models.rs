@@ -1,6 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
@@ -39,8 +40,9 @@ pub(in crate::api) async fn list(State(api): Shared, _: Authenticated) -> Json<L
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     _: Authenticated,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::invalid(None, "the model's name is no UTF-8"))?;
     if api.gateway.router.names().any(|known| known == name) {
         return Ok(Json(model(&api, &name)));
     }

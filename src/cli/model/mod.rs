@@ -91,6 +91,16 @@ fn models_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBu
         .context("where should the weights go? Neither FOREBAY_MODELS__DIR nor HOME is set")
 }
 
+/// Whether the built-in catalogue has a model of this name.
+///
+/// # Errors
+/// It hasn't; the error names those it has.
+pub fn check_known(name: &str) -> Result<()> {
+    Catalogue::load(None)?
+        .find_all(&[name.to_owned()])
+        .map(drop)
+}
+
 /// Where the weights of a model of the built-in catalogue are: its one file, or the folder of its files.
 ///
 /// # Errors

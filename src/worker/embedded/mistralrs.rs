@@ -25,6 +25,7 @@ use crate::types::{
 use crate::worker::{Health, Worker};
 
 const EVENTS: usize = 64;
+const BYTES_PER_TOKEN: usize = 1024;
 /// Requests that may wait in the worker itself: the scheduler gives it one at a time.
 const BOUND: usize = 8;
 
@@ -59,14 +60,14 @@ impl Mistral {
     /// The system gives no thread.
     pub fn start(options: MistralOptions, metrics: WorkerMetrics) -> std::io::Result<Self> {
         let status = Arc::new(Status::loading(metrics.clone()));
-        let told = Arc::clone(&status);
         let name = options.name.clone();
-        let thread = Thread::start(format!("mistralrs-{name}"), BOUND, move |queue| {
-            if let Err(reason) = load_and_run(&options, &queue, &metrics, &told) {
-                tracing::error!(worker = options.name, reason, "the engine has ended");
-                told.failed(reason);
-            }
-        })?;
+        let told = Arc::clone(&status);
+        let thread = Thread::start(
+            format!("mistralrs-{name}"),
+            BOUND,
+            told,
+            move |queue, status| load_and_run(&options, queue, &metrics, status),
+        )?;
         Ok(Self {
             name,
             status,
@@ -122,6 +123,9 @@ async fn run(
     metrics: &WorkerMetrics,
 ) -> Result<(), Failure> {
     let broken = |error: &dyn std::fmt::Display| Failure::Broken(error.to_string());
+    if job.events.is_closed() {
+        return Ok(());
+    }
     let messages = supported(&job.request)?;
     let prompt_tokens = prompt_tokens(model, messages, context_tokens).await?;
     if job.events.is_closed() || !job.progress.start(prompt_tokens) {
@@ -139,7 +143,15 @@ async fn run(
         prompt_tokens,
         ..Usage::default()
     };
-    while let Some(response) = stream.next().await {
+    loop {
+        // A prompt may take long to read, and its client may go meanwhile.
+        let response = tokio::select! {
+            response = stream.next() => response,
+            () = job.events.closed() => return Ok(()),
+        };
+        let Some(response) = response else {
+            return Err(Failure::Broken("its answer has no end".into()));
+        };
         let chunk = match response {
             Response::Chunk(chunk) => chunk,
             Response::ModelError(message, _) => return Err(Failure::Broken(message)),
@@ -186,7 +198,6 @@ async fn run(
             return Ok(());
         }
     }
-    Err(Failure::Broken("its answer has no end".into()))
 }
 
 async fn tell(events: &mpsc::Sender<Result<Event, Failure>>, event: Event) -> Result<(), ()> {
@@ -219,6 +230,12 @@ async fn prompt_tokens(
     messages: &[Message],
     context_tokens: u32,
 ) -> Result<u32, Failure> {
+    // Before the tokens are counted: no token of a text has as many bytes.
+    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+    let at_least = u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
+    if at_least > context_tokens {
+        return Err(too_long(context_tokens, at_least));
+    }
     let conversation = messages.iter().fold(TextMessages::new(), |all, message| {
         all.add_message(role(message.role), &message.content)
     });
@@ -228,12 +245,17 @@ async fn prompt_tokens(
         .map_err(|error| Failure::Broken(error.to_string()))?;
     let length = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
     if length >= context_tokens {
-        return Err(Failure::ContextLength {
-            context: context_tokens,
-            prompt: length,
-        });
+        return Err(too_long(context_tokens, length));
     }
     Ok(length)
+}
+
+fn too_long(context: u32, prompt: u32) -> Failure {
+    Failure::ContextLength {
+        context,
+        prompt,
+        param: "messages",
+    }
 }
 
 fn request(request: &Generate, messages: &[Message], limit: u32) -> RequestBuilder {

@@ -8,6 +8,7 @@ mod prompt;
 mod sampling;
 mod text;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -82,15 +83,31 @@ struct Thread<J> {
 }
 
 impl<J: Send + 'static> Thread<J> {
-    fn start(
+    /// Runs an engine. However that ends, by an error or a panic too, the status says so: a worker that is
+    /// gone must not look ready.
+    fn start<T: Send + Sync + 'static>(
         name: String,
         bound: usize,
-        run: impl FnOnce(Receiver<J>) + Send + 'static,
+        status: Arc<Status<T>>,
+        run: impl FnOnce(&Receiver<J>, &Status<T>) -> Result<(), String> + Send + 'static,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(bound);
-        let handle = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || run(queue))?;
+        let worker = name.clone();
+        let handle = std::thread::Builder::new().name(name).spawn(move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| run(&queue, &status)));
+            let reason = match ended {
+                Ok(Ok(())) => "it was stopped".to_owned(),
+                Ok(Err(reason)) => {
+                    tracing::error!(worker, reason, "the engine has ended");
+                    reason
+                }
+                Err(_) => {
+                    tracing::error!(worker, "the engine panicked");
+                    "its engine had a fault".to_owned()
+                }
+            };
+            status.failed(reason);
+        })?;
         Ok(Self {
             jobs: Some(jobs),
             handle: Some(handle),
@@ -101,7 +118,7 @@ impl<J: Send + 'static> Thread<J> {
         let sent = self.jobs.as_ref().map(|jobs| jobs.try_send(job));
         match sent {
             Some(Ok(())) => Ok(()),
-            Some(Err(TrySendError::Full(_))) => Err(Failure::Broken("its queue is full".into())),
+            Some(Err(TrySendError::Full(_))) => Err(Failure::Busy),
             Some(Err(TrySendError::Disconnected(_))) | None => {
                 Err(Failure::Broken("its thread has ended".into()))
             }
@@ -112,10 +129,9 @@ impl<J: Send + 'static> Thread<J> {
 impl<J> Drop for Thread<J> {
     fn drop(&mut self) {
         self.jobs = None;
-        if let Some(handle) = self.handle.take()
-            && handle.join().is_err()
-        {
-            tracing::error!("an engine's thread panicked");
+        if let Some(handle) = self.handle.take() {
+            // It has caught its own panic.
+            let _ended = handle.join();
         }
     }
 }
@@ -126,4 +142,42 @@ fn threads(asked: Option<u32>) -> usize {
         || std::thread::available_parallelism().map_or(1, usize::from),
         |threads| threads as usize,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    fn status() -> Arc<Status<()>> {
+        let status = Status::loading(Metrics::new().unwrap().worker("w"));
+        status.ready(Arc::new(()));
+        Arc::new(status)
+    }
+
+    #[test]
+    fn an_engine_that_panics_is_not_ready_any_more() {
+        let status = status();
+        let thread = Thread::<()>::start("t".into(), 1, Arc::clone(&status), |queue, _| {
+            queue.recv().map_err(|error| error.to_string())?;
+            panic!("a fault");
+        });
+        let thread = thread.unwrap();
+        thread.send(()).unwrap();
+        drop(thread);
+        assert!(matches!(status.health(), Health::Failed(_)));
+    }
+
+    #[test]
+    fn a_full_queue_is_told_as_busy_which_is_no_fault() {
+        let (go, wait) = sync_channel::<()>(0);
+        let thread = Thread::<()>::start("t".into(), 1, status(), move |_, _| {
+            wait.recv().map_err(|error| error.to_string())
+        });
+        let thread = thread.unwrap();
+        thread.send(()).unwrap();
+        let refused = thread.send(()).unwrap_err();
+        assert!(matches!(refused, Failure::Busy) && refused.is_refusal());
+        go.send(()).unwrap();
+    }
 }

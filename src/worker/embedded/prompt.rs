@@ -279,7 +279,7 @@ mod tests {
         let failure = prompts("{{ raise_exception('roles must alternate') }}")
             .chat(&user("x"))
             .unwrap_err();
-        assert!(failure.is_the_requests());
+        assert!(failure.is_refusal());
         assert!(failure.to_string().contains("roles must alternate"));
     }
 

@@ -9,6 +9,8 @@ use tokenizers::{Encoding, PaddingParams, Tokenizer};
 
 use crate::types::{Embedded, Failure, Progress};
 
+/// No text that fits is longer by so much: words are cut out of the rest before the tokens are counted.
+const BYTES_PER_TOKEN: usize = 1024;
 /// Texts that are computed at once; more gain nothing on a CPU and take memory.
 const BATCH: usize = 32;
 
@@ -73,6 +75,13 @@ impl Encoder {
         is_cancelled: impl Fn() -> bool,
     ) -> Result<Embedded, Failure> {
         let broken = |error: &dyn std::fmt::Display| Failure::Broken(error.to_string());
+        let longest = self.max_tokens * BYTES_PER_TOKEN;
+        if texts.iter().any(|text| text.len() > longest) {
+            return Err(Failure::Invalid {
+                param: Some("input"),
+                message: format!("a text of input is longer than {longest} bytes"),
+            });
+        }
         let encodings = self
             .tokenizer
             .encode_batch(texts.to_vec(), true)
@@ -83,6 +92,7 @@ impl Encoder {
                 return Err(Failure::ContextLength {
                     context: u32::try_from(self.max_tokens).unwrap_or(u32::MAX),
                     prompt: u32::try_from(encoding.len()).unwrap_or(u32::MAX),
+                    param: "input",
                 });
             }
             prompt_tokens += u32::try_from(encoding.len()).unwrap_or(u32::MAX);
@@ -91,10 +101,13 @@ impl Encoder {
         let mut order: Vec<usize> = (0..encodings.len()).collect();
         order.sort_by_key(|index| encodings[*index].len());
         let mut vectors = vec![Vec::new(); texts.len()];
-        progress.start(prompt_tokens);
+        let gone = || Failure::Broken("nobody waits for it any more".into());
+        if !progress.start(prompt_tokens) {
+            return Err(gone());
+        }
         for group in order.chunks(BATCH) {
             if is_cancelled() {
-                return Err(Failure::Broken("nobody waits for it any more".into()));
+                return Err(gone());
             }
             let batch: Vec<_> = group.iter().map(|index| &encodings[*index]).collect();
             let computed = self.compute(&batch).map_err(|error| broken(&error))?;

@@ -48,28 +48,15 @@ impl Bert {
     pub fn start(options: BertOptions, metrics: WorkerMetrics) -> std::io::Result<Self> {
         let status = Arc::new(Status::loading(metrics.clone()));
         let (name, slots) = (options.name.clone(), options.slots);
-        let told = Arc::clone(&status);
         let bound = 2 * slots as usize;
-        let thread = Thread::start(
-            format!("bert-{name}"),
-            bound,
-            move |queue| match Encoder::load(&options.weights) {
-                Ok(encoder) => {
-                    tracing::info!(worker = options.name, "ready");
-                    let encoder = Arc::new(encoder);
-                    told.ready(Arc::clone(&encoder));
-                    run(&encoder, &queue, &metrics);
-                }
-                Err(reason) => {
-                    tracing::error!(
-                        worker = options.name,
-                        reason,
-                        "the model could not be loaded"
-                    );
-                    told.failed(reason);
-                }
-            },
-        )?;
+        let told = Arc::clone(&status);
+        let thread = Thread::start(format!("bert-{name}"), bound, told, move |queue, status| {
+            let encoder = Arc::new(Encoder::load(&options.weights)?);
+            tracing::info!(worker = options.name, "ready");
+            status.ready(Arc::clone(&encoder));
+            run(&encoder, queue, &metrics);
+            Ok(())
+        })?;
         Ok(Self {
             name,
             slots,
@@ -81,6 +68,9 @@ impl Bert {
 
 fn run(encoder: &Encoder, queue: &Receiver<Job>, metrics: &WorkerMetrics) {
     while let Ok(job) = queue.recv() {
+        if job.reply.is_closed() {
+            continue;
+        }
         metrics.running.set(1);
         let done = encoder.embed(&job.request.inputs, &job.progress, || job.reply.is_closed());
         if let Ok(embedded) = &done {

@@ -38,7 +38,7 @@ pub(super) struct Engine<'a> {
     /// The ids of sequences whose prompt isn't read, in the order they came.
     reading: VecDeque<usize>,
     waiting: VecDeque<Job>,
-    queue: Receiver<Job>,
+    queue: &'a Receiver<Job>,
     settings: Settings,
     metrics: WorkerMetrics,
 }
@@ -47,7 +47,7 @@ impl<'a> Engine<'a> {
     pub(super) fn new(
         model: &'a Arc<Model>,
         settings: Settings,
-        queue: Receiver<Job>,
+        queue: &'a Receiver<Job>,
         metrics: WorkerMetrics,
     ) -> Result<Self, String> {
         let slots = u32::try_from(settings.slots).map_err(|error| error.to_string())?;

@@ -64,15 +64,15 @@ impl Llama {
     pub fn start(options: LlamaOptions, metrics: WorkerMetrics) -> std::io::Result<Self> {
         let status = Arc::new(Status::loading(metrics.clone()));
         let (name, slots) = (options.name.clone(), options.slots);
-        let told = Arc::clone(&status);
         // Twice the slots: those that run, and those that come while cancelled ones still leave.
         let bound = 2 * slots as usize;
-        let thread = Thread::start(format!("llama-{name}"), bound, move |queue| {
-            if let Err(reason) = load_and_run(&options, queue, metrics, &told) {
-                tracing::error!(worker = options.name, reason, "the engine has ended");
-                told.failed(reason);
-            }
-        })?;
+        let told = Arc::clone(&status);
+        let thread = Thread::start(
+            format!("llama-{name}"),
+            bound,
+            told,
+            move |queue, status| load_and_run(&options, queue, metrics, status),
+        )?;
         Ok(Self {
             name,
             slots,
@@ -84,7 +84,7 @@ impl Llama {
 
 fn load_and_run(
     options: &LlamaOptions,
-    queue: Receiver<Job>,
+    queue: &Receiver<Job>,
     metrics: WorkerMetrics,
     status: &Status<Model>,
 ) -> Result<(), String> {

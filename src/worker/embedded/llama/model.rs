@@ -20,6 +20,8 @@ pub(super) struct Model {
     prompts: Prompts,
     /// What the control pieces of a prompt stand for.
     control: Vec<LlamaToken>,
+    /// Bytes of the longest token.
+    longest_token: usize,
 }
 
 impl Model {
@@ -53,6 +55,7 @@ impl Model {
         }
         Ok(Self {
             context_tokens: context_tokens.min(trained),
+            longest_token: longest_token(&weights),
             weights,
             prompts,
             control,
@@ -64,17 +67,16 @@ impl Model {
     /// # Errors
     /// The template refuses it, it is empty, or it doesn't fit.
     pub(super) fn prepare(&self, prompt: &Prompt) -> Result<Vec<LlamaToken>, Failure> {
+        self.refuse_endless(prompt)?;
         let vocab = self.weights.vocab();
         let mut tokens = Vec::new();
         match prompt {
-            Prompt::Text(text) => vocab.tokenize_into(text.as_bytes(), &mut tokens, false, false),
+            Prompt::Text(text) => self.tokenize(text, &mut tokens),
             Prompt::Chat(messages) => {
                 for piece in self.prompts.chat(messages)? {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
-                        Piece::Text(text) => {
-                            vocab.tokenize_into(text.as_bytes(), &mut tokens, false, false)
-                        }
+                        Piece::Text(text) => self.tokenize(&text, &mut tokens),
                     }
                 }
             }
@@ -88,14 +90,43 @@ impl Model {
                 message: "the prompt has no tokens".into(),
             });
         }
-        let length = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        if length >= self.context_tokens {
-            return Err(Failure::ContextLength {
-                context: self.context_tokens,
-                prompt: length,
-            });
+        if tokens.len() >= self.context_tokens as usize {
+            return Err(self.too_long(prompt, tokens.len()));
         }
         Ok(tokens)
+    }
+
+    /// Refuses by its bytes what can't fit whatever its tokens are: tokenising megabytes takes seconds, and
+    /// gigabytes of memory where a text has no spaces.
+    fn refuse_endless(&self, prompt: &Prompt) -> Result<(), Failure> {
+        let bytes: usize = match prompt {
+            Prompt::Text(text) => text.len(),
+            Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        };
+        let at_least = bytes / self.longest_token;
+        if at_least > self.context_tokens as usize {
+            return Err(self.too_long(prompt, at_least));
+        }
+        Ok(())
+    }
+
+    fn too_long(&self, prompt: &Prompt, tokens: usize) -> Failure {
+        Failure::ContextLength {
+            context: self.context_tokens,
+            prompt: u32::try_from(tokens).unwrap_or(u32::MAX),
+            param: match prompt {
+                Prompt::Text(_) => "prompt",
+                Prompt::Chat(_) => "messages",
+            },
+        }
+    }
+
+    /// As plain text: what spells a control token stays text.
+    fn tokenize(&self, text: &str, tokens: &mut Vec<LlamaToken>) {
+        // With room for a token a byte, which is the most there can be, one pass is enough.
+        tokens.reserve(text.len() + 1);
+        let vocab = self.weights.vocab();
+        vocab.tokenize_into(text.as_bytes(), tokens, false, false);
     }
 
     /// A token's bytes as the answer shows them: none for control tokens.
@@ -107,6 +138,15 @@ impl Model {
     pub(super) fn name(&self, token: LlamaToken) -> Vec<u8> {
         self.weights.vocab().token_to_piece(token, true, None)
     }
+}
+
+fn longest_token(weights: &LlamaModel) -> usize {
+    let vocab = weights.vocab();
+    (0..vocab.n_tokens())
+        .map(|id| vocab.token_to_piece(LlamaToken::new(id), true, None).len())
+        .max()
+        .unwrap_or(1)
+        .max(1)
 }
 
 /// Control tokens and how a template spells them. One of a single character could not be broken up in a

@@ -1,0 +1,80 @@
+//! What comes around a request's body: its id, when it came, and who asks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use super::Api;
+use super::auth::Authenticated;
+use super::error::ApiError;
+use super::request_id::Arrived;
+use crate::gateway::Ask;
+use crate::types::{Caller, Endpoint, RequestId};
+
+/// `user` is kept in the ledger for ever.
+const MAX_END_USER_BYTES: usize = 256;
+
+/// A request whose key was checked.
+pub(super) struct Asked {
+    pub(super) request: RequestId,
+    arrived: Instant,
+    caller: Caller,
+}
+
+impl Asked {
+    /// With its body, on its way to the gateway.
+    pub(super) fn ask<T>(
+        self,
+        endpoint: Endpoint,
+        model: &str,
+        end_user: Option<String>,
+        body: T,
+    ) -> Ask<T> {
+        Ask {
+            request: self.request,
+            caller: self.caller,
+            end_user,
+            endpoint,
+            model: model.to_owned(),
+            arrived: self.arrived,
+            body,
+        }
+    }
+}
+
+/// The person behind the caller, under the field's name.
+pub(super) fn end_user(param: &str, user: Option<String>) -> Result<Option<String>, ApiError> {
+    match user {
+        Some(user) if user.len() > MAX_END_USER_BYTES => {
+            let message = format!("{param} may have {MAX_END_USER_BYTES} bytes at most");
+            Err(ApiError::invalid(Some(param), &message))
+        }
+        other => Ok(other.filter(|user| !user.is_empty())),
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Asked {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        let Authenticated(caller) = Authenticated::from_request_parts(parts, api).await?;
+        // The outermost layer puts both there.
+        let request = parts
+            .extensions
+            .get()
+            .copied()
+            .ok_or_else(ApiError::internal)?;
+        let Arrived(arrived) = parts
+            .extensions
+            .get()
+            .copied()
+            .ok_or_else(ApiError::internal)?;
+        Ok(Self {
+            request,
+            arrived,
+            caller,
+        })
+    }
+}
