@@ -1,3 +1,5 @@
+use serde::{Deserialize, Serialize};
+
 use super::{KeyId, ProjectId};
 
 /// Who sends a request, once the key was checked.
@@ -10,10 +12,17 @@ pub struct Caller {
 }
 
 /// How urgent a request is. Higher classes are served first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Class {
+    /// Runs where nobody else wants to, and makes way.
+    Batch,
     /// The class of a request that names none.
+    #[default]
     Standard,
+    /// Somebody sits and waits.
+    Interactive,
 }
 
 impl Class {
@@ -21,7 +30,9 @@ impl Class {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Batch => "batch",
             Self::Standard => "standard",
+            Self::Interactive => "interactive",
         }
     }
 }

@@ -1,12 +1,25 @@
+use serde::{Deserialize, Serialize};
+
 /// Texts to be turned into vectors.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Embed {
     /// One vector comes back for each.
-    pub inputs: Vec<String>,
+    pub inputs: Vec<Input>,
+    /// Only so many of a vector's first numbers are kept, brought to unit length anew; `None` is all.
+    pub dimensions: Option<u32>,
+}
+
+/// What a vector is made of.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Input {
+    /// A text.
+    Text(String),
+    /// Token ids of the model's own vocabulary, taken as they are.
+    Tokens(Vec<u32>),
 }
 
 /// Vectors in the order of their texts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Embedded {
     /// Of unit length, where the model's configuration says so.
     pub vectors: Vec<Vec<f32>>,

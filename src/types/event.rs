@@ -1,6 +1,8 @@
+use std::borrow::Cow;
 use std::pin::Pin;
 
 use futures_core::Stream;
+use serde::{Deserialize, Serialize};
 
 use super::Usage;
 
@@ -8,31 +10,58 @@ use super::Usage;
 pub type Events = Pin<Box<dyn Stream<Item = Result<Event, Failure>> + Send>>;
 
 /// What a worker tells while it answers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Event {
-    /// More of the answer. The text is whole characters and never part of a stop string.
-    Delta {
-        /// May be empty where tokens came whose text is held back.
-        text: String,
-        /// One for each token of this delta, where they were asked for.
-        logprobs: Vec<TokenLogprob>,
-    },
-    /// The last event.
-    End {
+    /// More of one of the answers.
+    Delta(Delta),
+    /// One of the answers has come to its end; the others may go on.
+    Finish {
+        /// Which.
+        choice: u32,
         /// Why it ended.
         finish: Finish,
-        /// What it took.
+    },
+    /// The last event, once every answer has come to its end.
+    End {
+        /// What it took, all answers together.
         usage: Usage,
     },
 }
 
+/// More of one of the answers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Which of them, as [`super::Generate`] numbers them.
+    pub choice: u32,
+    /// Whole characters and never part of a stop string. May be empty where tokens came whose text is held
+    /// back.
+    pub text: String,
+    /// More of the calls that it makes.
+    pub calls: Vec<CallDelta>,
+    /// One for each token of this delta, where they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// More of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallDelta {
+    /// Which of the answer's calls, from 0.
+    pub index: u32,
+    /// Its id and the function's name: on the first delta of a call alone.
+    pub opens: Option<(String, String)>,
+    /// More of its arguments, a JSON text.
+    pub arguments: String,
+}
+
 /// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model's own end, or a stop string.
     Stop,
     /// `max_tokens` or the context's end.
     Length,
+    /// It calls functions, and waits for what they give.
+    ToolCalls,
 }
 
 impl Finish {
@@ -42,36 +71,39 @@ impl Finish {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }
 
-/// A generated token and how likely it was.
-#[derive(Debug, Clone, PartialEq)]
+/// A token and how likely it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
-    /// The token that was taken.
-    pub chosen: TopLogprob,
+    /// The token's bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// ln p of the raw logits; `None` for the first token of a prompt, which nothing came before.
+    pub logprob: Option<f32>,
     /// The likeliest tokens in falling order, as many as were asked for.
     pub top: Vec<TopLogprob>,
 }
 
 /// A token's text and its log-probability (natural, of the raw logits).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TopLogprob {
     /// The token's bytes, which need not be whole characters.
     pub bytes: Vec<u8>,
-    /// ln p, before temperature and top_p.
+    /// ln p, before temperature and every cut.
     pub logprob: f32,
 }
 
 /// Why a worker gave no answer, or broke one off.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum Failure {
     /// The request can't be run by this model, whoever tries.
     #[error("{message}")]
     Invalid {
         /// The field to blame, in the request's terms.
-        param: Option<&'static str>,
+        param: Option<Cow<'static, str>>,
         /// A sentence for the client.
         message: String,
     },
@@ -85,7 +117,7 @@ pub enum Failure {
         /// Tokens of the prompt, or a lower bound of them where it was too long to be counted.
         prompt: u32,
         /// The field that holds the prompt.
-        param: &'static str,
+        param: Cow<'static, str>,
     },
     /// The weights are still being loaded, or could not be.
     #[error("the worker is not ready: {0}")]

@@ -1,6 +1,8 @@
 //! The words that every part shares: ids, requests, events, usage, money, and the ports that others
 //! implement. No I/O.
 
+use serde::{Deserialize, Serialize};
+
 mod caller;
 mod charge;
 mod embed;
@@ -15,9 +17,14 @@ mod progress;
 
 pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
-pub use embed::{Embed, Embedded};
-pub use event::{Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
-pub use generate::{Generate, Message, Prompt, Role, Sampling};
+pub use embed::{Embed, Embedded, Input};
+pub use event::{
+    CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob,
+};
+pub use generate::{
+    Adapter, Chat, Format, Function, Generate, Job, Message, Prompt, Role, Sampling, ToolCall,
+    ToolChoice, Tools,
+};
 pub use ids::{KeyId, ProjectId, RequestId};
 pub use layout::Layout;
 pub use money::{Money, Price};
@@ -28,7 +35,7 @@ pub use ports::{
 pub use progress::{Count, Progress};
 
 /// Token counts of one attempt, as the OpenAI `usage` object has them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the rendered prompt, cached ones included.
     pub prompt_tokens: u32,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::Price;
+use super::{Adapter, Price};
 
 /// What a model can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Plan {
     pub revision: Arc<str>,
     /// The pool of workers that can serve it.
     pub pool: Arc<str>,
+    /// The adapter over the workers' weights, where the model has one.
+    pub adapter: Option<Arc<Adapter>>,
     /// What it costs.
     pub price: Arc<Price>,
 }
