@@ -15,7 +15,6 @@ use super::chat::observed;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
-use crate::api::error::ApiError;
 use crate::types::{Embed, Endpoint, Input};
 
 const MAX_INPUTS: usize = 2048;
