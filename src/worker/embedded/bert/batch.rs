@@ -6,7 +6,7 @@ use super::tokens::Row;
 
 /// Places of one batch, padding included. It bounds the memory that a step takes and how long the next
 /// request waits for it; more gain nothing on a CPU.
-const BATCH_TOKENS: usize = 1024;
+const BATCH_TOKENS: usize = 512;
 /// A row is computed beside a wider one if padding at most doubles it, or adds no more than this.
 const SMALL_TOKENS: usize = 16;
 
