@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::check_name;
-use crate::types::{Kind, Layout};
+use crate::types::{Kind, Layout, ToolFormat};
 
 /// `[[worker]]`: something that runs a model.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +31,9 @@ pub struct WorkerConfig {
     /// How the weights are kept: `auto`, `as-is` or `q8_0`. For llama alone.
     #[serde(default)]
     pub layout: Layout,
+    /// How the model spells calls of functions, where its chat template doesn't tell: `hermes`, `llama3` or
+    /// `mistral`. For llama alone.
+    pub tool_format: Option<ToolFormat>,
     /// Threads that compute; as many as there are cores by default.
     pub threads: Option<u32>,
 }
