@@ -185,6 +185,7 @@ fn start(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
                 step_tokens: worker.step_tokens,
                 layout: worker.layout,
                 layouts: layouts_dir()?,
+                tool_format: worker.tool_format,
                 threads: worker.threads,
             };
             Arc::new(Llama::start(options, metrics)?)

@@ -94,6 +94,10 @@ impl Prompts {
     }
 
     /// How the model is told to spell calls.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the engine's loop is about to use it")
+    )]
     pub(super) fn tool_format(&self) -> ToolFormat {
         self.format
     }
@@ -113,11 +117,7 @@ impl Prompts {
         Ok(marks.split(&rendered))
     }
 
-    fn render(
-        &self,
-        turns: &[Turn],
-        tools: Option<&[serde_json::Value]>,
-    ) -> Result<String, Error> {
+    fn render(&self, turns: &[Turn], tools: Option<&[serde_json::Value]>) -> Result<String, Error> {
         self.environment.get_template("chat")?.render(context! {
             messages => turns,
             // None and not undefined where there are none, as transformers gives it.

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Events, Failure, Generate, Layout, Progress};
+use crate::types::{Events, Failure, Layout, Progress, ToolFormat};
 use crate::worker::{Health, Worker};
 use engine::{Engine, Settings};
 use model::Model;
@@ -44,6 +44,8 @@ pub struct LlamaOptions {
     pub layout: Layout,
     /// Where re-laid copies are kept.
     pub layouts: PathBuf,
+    /// How the model spells calls of functions; its chat template tells where this is `None`.
+    pub tool_format: Option<ToolFormat>,
     /// Threads that compute.
     pub threads: Option<u32>,
 }
@@ -90,7 +92,11 @@ fn load_and_run(
 ) -> Result<(), String> {
     let threads = threads(options.threads);
     let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
-    let model = Arc::new(Model::load(&weights, options.context_tokens)?);
+    let model = Arc::new(Model::load(
+        &weights,
+        options.context_tokens,
+        options.tool_format,
+    )?);
     let settings = Settings {
         slots: options.slots as usize,
         step_tokens: options.step_tokens as usize,
@@ -119,12 +125,13 @@ impl Worker for Llama {
 
     async fn generate(
         &self,
-        request: Generate,
+        job: crate::types::Job,
         progress: Arc<Progress>,
     ) -> Result<Events, Failure> {
+        let request = job.request;
         let model = self.status.loaded()?;
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
-        let prompt = request.prompt.clone();
+        let prompt = request.prompts[0].clone();
         let prepared = tokio::task::spawn_blocking(move || model.prepare(&prompt));
         let prompt = prepared
             .await

@@ -7,7 +7,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
 use super::super::prompt::{Piece, Prompts};
-use crate::types::{Failure, Prompt};
+use crate::types::{Failure, Prompt, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -25,11 +25,16 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for.
+    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for. Without a tool format the
+    /// chat template tells it.
     ///
     /// # Errors
     /// One line that says what is wrong with the file.
-    pub(super) fn load(path: &Path, context_tokens: u32) -> Result<Self, String> {
+    pub(super) fn load(
+        path: &Path,
+        context_tokens: u32,
+        tool_format: Option<ToolFormat>,
+    ) -> Result<Self, String> {
         check_file(path)?;
         let weights = LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default())
             .map_err(|error| format!("{}: llama.cpp can't load it: {error}", path.display()))?;
@@ -46,6 +51,10 @@ impl Model {
             Prompts::new(template, &texts, text(vocab.bos()), text(vocab.eos()))
         }
         .map_err(|error| format!("{}: {error}", path.display()))?;
+        let prompts = match tool_format {
+            Some(format) => prompts.with_tool_format(format),
+            None => prompts,
+        };
         if context_tokens > trained {
             tracing::warn!(
                 context_tokens,
@@ -72,6 +81,9 @@ impl Model {
         let mut tokens = Vec::new();
         match prompt {
             Prompt::Text(text) => self.tokenize(text, &mut tokens),
+            Prompt::Tokens(ids) => {
+                tokens.extend(ids.iter().map(|id| LlamaToken::new(id.cast_signed())))
+            }
             Prompt::Chat(messages) => {
                 for piece in self.prompts.chat(messages)? {
                     match piece {
@@ -86,7 +98,7 @@ impl Model {
         }
         if tokens.is_empty() {
             return Err(Failure::Invalid {
-                param: Some("prompt"),
+                param: Some("prompt".into()),
                 message: "the prompt has no tokens".into(),
             });
         }
@@ -101,7 +113,12 @@ impl Model {
     fn refuse_endless(&self, prompt: &Prompt) -> Result<(), Failure> {
         let bytes: usize = match prompt {
             Prompt::Text(text) => text.len(),
-            Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Prompt::Chat(chat) => chat
+                .messages
+                .iter()
+                .map(|message| message.content.len())
+                .sum(),
+            Prompt::Tokens(tokens) => tokens.len(),
         };
         let at_least = bytes / self.longest_token;
         if at_least > self.context_tokens as usize {
@@ -115,8 +132,8 @@ impl Model {
             context: self.context_tokens,
             prompt: u32::try_from(tokens).unwrap_or(u32::MAX),
             param: match prompt {
-                Prompt::Text(_) => "prompt",
-                Prompt::Chat(_) => "messages",
+                Prompt::Text(_) | Prompt::Tokens(_) => "prompt".into(),
+                Prompt::Chat(_) => "messages".into(),
             },
         }
     }

@@ -193,7 +193,11 @@ fn natively(
     if let Some(call_id) = &message.call_id {
         turn.tool_call_id = Some(id(&marks.break_up(call_id), format));
         // Some templates show what a tool gave by its name alone, which OpenAI's shape has at the call.
-        let call = || all.iter().flat_map(|message| &message.calls).find(|call| call.id == *call_id);
+        let call = || {
+            all.iter()
+                .flat_map(|message| &message.calls)
+                .find(|call| call.id == *call_id)
+        };
         turn.name = turn.name.or_else(|| Some(marks.break_up(&call()?.name)));
     }
     turn

@@ -20,7 +20,10 @@ impl ToolFormat {
             ToolChoice::Required => (tools.functions.iter().collect(), tools.parallel),
             ToolChoice::Named(name) => {
                 let named = |function: &&Function| function.name == *name;
-                (tools.functions.iter().find(named).into_iter().collect(), false)
+                (
+                    tools.functions.iter().find(named).into_iter().collect(),
+                    false,
+                )
             }
         };
         if functions.is_empty() {
@@ -33,19 +36,33 @@ impl ToolFormat {
             Self::Hermes => {
                 let open = literal(&format!("{HERMES_OPEN}\n"));
                 let close = literal(&format!("\n{HERMES_CLOSE}"));
-                let more = if many { format!(" ({} call)*", literal("\n")) } else { String::new() };
+                let more = if many {
+                    format!(" ({} call)*", literal("\n"))
+                } else {
+                    String::new()
+                };
                 format!("start: call{more}\ncall: {open} body {close}\n")
             }
             Self::Llama3 => {
-                let more = if many { format!(" ({} body)*", literal("; ")) } else { String::new() };
+                let more = if many {
+                    format!(" ({} body)*", literal("; "))
+                } else {
+                    String::new()
+                };
                 format!("start: body{more}\n")
             }
             Self::Mistral => {
-                let more = if many { format!(" ({} body)*", literal(", ")) } else { String::new() };
+                let more = if many {
+                    format!(" ({} body)*", literal(", "))
+                } else {
+                    String::new()
+                };
                 format!("start: {} body{more} {}\n", literal("["), literal("]"))
             }
         };
-        let names: Vec<_> = (0..functions.len()).map(|index| format!("call_{index}")).collect();
+        let names: Vec<_> = (0..functions.len())
+            .map(|index| format!("call_{index}"))
+            .collect();
         let mut grammar = format!("{start}body: {}\n", names.join(" | "));
         for (index, function) in functions.into_iter().enumerate() {
             let opening = literal(&format!(
@@ -82,10 +99,14 @@ fn schema(function: &Function) -> Value {
 
 /// A grammar could not be used: says which function's schema is to blame, as far as one alone is.
 pub(in crate::worker) fn blame(tools: &Tools, reason: &str) -> Failure {
-    let alone = tools.functions.iter().enumerate().find_map(|(index, function)| {
-        let reason = compile(&format!("start: %json {}\n", schema(function))).err()?;
-        Some((format!("tools[{index}].function.parameters"), reason))
-    });
+    let alone = tools
+        .functions
+        .iter()
+        .enumerate()
+        .find_map(|(index, function)| {
+            let reason = compile(&format!("start: %json {}\n", schema(function))).err()?;
+            Some((format!("tools[{index}].function.parameters"), reason))
+        });
     let (param, reason) = alone.unwrap_or_else(|| ("tools".to_owned(), reason.to_owned()));
     Failure::Invalid {
         message: format!("{param} can't be made a grammar of: {reason}"),

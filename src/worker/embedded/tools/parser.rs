@@ -83,7 +83,11 @@ impl CallParser {
         };
         Self {
             format,
-            names: tools.functions.iter().map(|function| function.name.clone()).collect(),
+            names: tools
+                .functions
+                .iter()
+                .map(|function| function.name.clone())
+                .collect(),
             parallel: tools.parallel,
             place,
             held: String::new(),
@@ -237,16 +241,12 @@ impl CallParser {
             (Place::Text, _) => spelled(seen, opener(self.format), Place::Before),
             (Place::Start | Place::Gap, _) if rest.is_empty() => Look::Maybe,
             (Place::Start, _) if rest == "{" => Look::To(Place::Object(Object::new())),
-            (Place::Start | Place::Gap, _) => {
-                spelled(rest, opener(self.format), Place::Before)
-            }
+            (Place::Start | Place::Gap, _) => spelled(rest, opener(self.format), Place::Before),
             (Place::Before, ToolFormat::Mistral) if rest == "[" => Look::To(Place::Listed),
             (Place::Before, ToolFormat::Mistral) if !rest.is_empty() && rest != "{" => {
                 self.header(rest)
             }
-            (Place::Before | Place::Listed, _) => {
-                spelled(rest, "{", Place::Object(Object::new()))
-            }
+            (Place::Before | Place::Listed, _) => spelled(rest, "{", Place::Object(Object::new())),
             (Place::After, format) => after(format, rest),
             // It has a reader of its own.
             (Place::Object(_), _) => Look::Maybe,
@@ -270,11 +270,19 @@ impl CallParser {
         let tail = tail.trim_start();
         let Some(between) = tail.strip_suffix('{') else {
             let begins = |marker: &str| marker.starts_with(tail) || tail.starts_with(marker);
-            return if begins(ARGS) || begins(CALL_ID) { Look::Maybe } else { Look::No };
+            return if begins(ARGS) || begins(CALL_ID) {
+                Look::Maybe
+            } else {
+                Look::No
+            };
         };
         let between = between.trim_end();
         let fits = between.is_empty() || between == ARGS || between.starts_with(CALL_ID);
-        if fits { Look::Into(name.to_owned()) } else { Look::No }
+        if fits {
+            Look::Into(name.to_owned())
+        } else {
+            Look::No
+        }
     }
 }
 
