@@ -221,6 +221,19 @@ fn a_template_tells_the_form() {
     );
 }
 
+#[test]
+fn a_forms_own_control_tokens_are_shown_and_no_others() {
+    let markers = ["<tool_call>", "<|python_tag|>", "[TOOL_CALLS]"];
+    for (format, marker) in FORMATS.iter().zip(markers) {
+        assert!(
+            markers
+                .iter()
+                .all(|other| format.spells(other) == (*other == marker))
+        );
+        assert!(!format.spells("<|im_end|>"));
+    }
+}
+
 fn matcher(grammar: String) -> Matcher {
     let factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env()).unwrap();
     Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar)))
@@ -320,7 +333,7 @@ fn cut<'a>(text: &'a str, cuts: &[usize]) -> Vec<&'a str> {
 
 /// Text made of what calls are made of, and of what breaks them.
 fn scraps() -> impl Strategy<Value = String> {
-    let scraps = [
+    const SCRAPS: &[&str] = &[
         "<tool_call>",
         "</tool_call>",
         "<tool_",
@@ -350,7 +363,7 @@ fn scraps() -> impl Strategy<Value = String> {
         "é🦀",
         "x",
     ];
-    proptest::collection::vec(proptest::sample::select(&scraps[..]), 0..24)
+    proptest::collection::vec(proptest::sample::select(SCRAPS), 0..24)
         .prop_map(|scraps| scraps.concat())
 }
 
@@ -364,7 +377,7 @@ proptest! {
     ) {
         for format in FORMATS {
             let tools = tools(ToolChoice::Auto, parallel);
-            let mut parser = || CallParser::new(format, forced, &tools);
+            let parser = || CallParser::new(format, forced, &tools);
             let whole = parse(&mut parser(), &[&text]);
             prop_assert_eq!(parse(&mut parser(), &cut(&text, &cuts)), whole);
         }
