@@ -3,7 +3,7 @@
 use std::mem;
 
 /// A call's object, from behind its `{` on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Object {
     step: Step,
     key: String,
@@ -17,7 +17,7 @@ pub(super) struct Object {
     bare: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Step {
     /// Before a key, or before the end of an empty object.
     BeforeKey,
@@ -217,7 +217,7 @@ impl Object {
 }
 
 /// Finds the end of an object, an array or a string, whose first character is behind it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Nest {
     depth: u32,
     quoted: bool,
@@ -265,14 +265,14 @@ impl Nest {
 }
 
 /// Decodes a JSON string, whose first quote is behind it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Text {
     escape: Escape,
     /// The first half of a surrogate pair.
     high: Option<u32>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 enum Escape {
     #[default]
     None,

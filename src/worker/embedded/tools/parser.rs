@@ -18,6 +18,7 @@ const MAX_BLANKS: usize = 64;
 const MAX_HEADER: usize = 128;
 
 /// Splits an answer into text and calls.
+#[derive(Clone)]
 pub(in crate::worker) struct CallParser {
     format: ToolFormat,
     names: Vec<String>,
@@ -45,7 +46,7 @@ pub(in crate::worker) struct Parsed {
 }
 
 /// Where in an answer the next character stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Place {
     /// In text: a call's opener may come.
     Text,
