@@ -189,6 +189,7 @@ fn start(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
                 adapter_slots: worker.adapter_slots,
                 layout: worker.layout,
                 layouts: layouts_dir()?,
+                tool_format: worker.tool_format,
                 threads: worker.threads,
             };
             Arc::new(Llama::start(options, metrics)?)

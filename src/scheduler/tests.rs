@@ -94,7 +94,8 @@ async fn over_the_bound_a_request_is_refused_at_once() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
     let _held = scheduler.submit(&plan(), NEED).await.unwrap();
     let plan = plan();
-    let (first, second) = tokio::join!(scheduler.submit(&plan, NEED), scheduler.submit(&plan, NEED));
+    let (first, second) =
+        tokio::join!(scheduler.submit(&plan, NEED), scheduler.submit(&plan, NEED));
     assert!(matches!(first, Err(Error::QueueTimeout)));
     assert!(matches!(second, Err(Error::QueueFull)));
 }
@@ -104,7 +105,8 @@ async fn one_that_gives_up_leaves_the_queue() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
     let held = scheduler.submit(&plan(), NEED).await.unwrap();
     let plan = plan();
-    let gave_up = tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan, NEED)).await;
+    let gave_up =
+        tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan, NEED)).await;
     assert!(gave_up.is_err());
     let waits = scheduler.submit(&plan, NEED);
     drop(held);

@@ -27,7 +27,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::constrain::{Constraint, Grammar};
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{CellType, Events, Failure, Format, Generate, Job, Layout, Progress};
+use crate::types::{
+    CellType, Events, Failure, Format, Generate, Job, Layout, Progress, ToolFormat,
+};
 use crate::worker::{Health, Worker};
 use bank::BankSettings;
 use engine::{Engine, Settings};
@@ -61,6 +63,8 @@ pub struct LlamaOptions {
     pub layout: Layout,
     /// Where re-laid copies are kept.
     pub layouts: PathBuf,
+    /// How the model spells calls of functions; its chat template tells where this is `None`.
+    pub tool_format: Option<ToolFormat>,
     /// Threads that compute.
     pub threads: Option<u32>,
 }
@@ -107,7 +111,11 @@ fn load_and_run(
 ) -> Result<(), String> {
     let threads = threads(options.threads);
     let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
-    let model = Arc::new(Model::load(&weights, options.context_tokens)?);
+    let model = Arc::new(Model::load(
+        &weights,
+        options.context_tokens,
+        options.tool_format,
+    )?);
     let settings = Settings {
         bank: BankSettings {
             slots: options.slots as usize,

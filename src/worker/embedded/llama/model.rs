@@ -8,7 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
-use crate::types::{Failure, Prompt};
+use crate::types::{Failure, Prompt, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -30,11 +30,16 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for.
+    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for. Without a tool format the
+    /// chat template tells it.
     ///
     /// # Errors
     /// One line that says what is wrong with the file.
-    pub(super) fn load(path: &Path, context_tokens: u32) -> Result<Self, String> {
+    pub(super) fn load(
+        path: &Path,
+        context_tokens: u32,
+        tool_format: Option<ToolFormat>,
+    ) -> Result<Self, String> {
         check_file(path)?;
         let weights = LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default())
             .map_err(|error| format!("{}: llama.cpp can't load it: {error}", path.display()))?;
@@ -51,6 +56,10 @@ impl Model {
             Prompts::new(template, &texts, text(vocab.bos()), text(vocab.eos()))
         }
         .map_err(|error| format!("{}: {error}", path.display()))?;
+        let prompts = match tool_format {
+            Some(format) => prompts.with_tool_format(format),
+            None => prompts,
+        };
         if context_tokens > trained {
             tracing::warn!(
                 context_tokens,
@@ -85,7 +94,7 @@ impl Model {
                 }
             }
             Prompt::Chat(chat) => {
-                for piece in self.prompts.chat(&chat.messages)? {
+                for piece in self.prompts.chat(chat)? {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
                         Piece::Text(text) => self.tokenize(&text, &mut tokens),
