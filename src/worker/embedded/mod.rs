@@ -8,14 +8,6 @@ mod mistralrs;
 mod prompt;
 mod sampling;
 mod text;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the engine's loop is about to use it"
-    )
-)]
 mod tools;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

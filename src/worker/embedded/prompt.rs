@@ -35,6 +35,16 @@ pub(super) enum Piece {
     Text(String),
 }
 
+impl Piece {
+    /// How long its text is.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Control(_) => 0,
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
 /// Renders one model's prompts.
 pub(super) struct Prompts {
     environment: Environment<'static>,
@@ -94,10 +104,6 @@ impl Prompts {
     }
 
     /// How the model is told to spell calls.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the engine's loop is about to use it")
-    )]
     pub(super) fn tool_format(&self) -> ToolFormat {
         self.format
     }

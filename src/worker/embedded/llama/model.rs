@@ -83,18 +83,24 @@ impl Model {
     /// # Errors
     /// The template refuses it, it is empty, or it doesn't fit.
     pub(super) fn prepare(&self, prompt: &Prompt) -> Result<Vec<LlamaToken>, Failure> {
-        self.refuse_endless(prompt)?;
         let vocab = self.weights.vocab();
         let mut tokens = Vec::new();
         match prompt {
-            Prompt::Text(text) => self.tokenize(text, &mut tokens),
+            Prompt::Text(text) => {
+                self.refuse_endless(prompt, text.len())?;
+                self.tokenize(text, &mut tokens);
+            }
             Prompt::Tokens(ids) => {
+                self.refuse_endless(prompt, ids.len().saturating_mul(self.longest_token))?;
                 for id in ids {
                     tokens.push(self.token(*id)?);
                 }
             }
             Prompt::Chat(chat) => {
-                for piece in self.prompts.chat(chat)? {
+                let pieces = self.prompts.chat(chat)?;
+                let bytes = pieces.iter().map(Piece::bytes).sum();
+                self.refuse_endless(prompt, bytes)?;
+                for piece in pieces {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
                         Piece::Text(text) => self.tokenize(&text, &mut tokens),
@@ -171,16 +177,7 @@ impl Model {
 
     /// Refuses by its bytes what can't fit whatever its tokens are: tokenising megabytes takes seconds, and
     /// gigabytes of memory where a text has no spaces.
-    fn refuse_endless(&self, prompt: &Prompt) -> Result<(), Failure> {
-        let bytes: usize = match prompt {
-            Prompt::Text(text) => text.len(),
-            Prompt::Chat(chat) => chat
-                .messages
-                .iter()
-                .map(|message| message.content.len())
-                .sum(),
-            Prompt::Tokens(tokens) => tokens.len().saturating_mul(self.longest_token),
-        };
+    fn refuse_endless(&self, prompt: &Prompt, bytes: usize) -> Result<(), Failure> {
         let at_least = bytes / self.longest_token;
         if at_least > self.context_tokens as usize {
             return Err(self.too_long(prompt, at_least));
@@ -210,6 +207,22 @@ impl Model {
     /// A token's bytes as the answer shows them: none for control tokens.
     pub(super) fn bytes(&self, token: LlamaToken) -> Vec<u8> {
         self.weights.vocab().token_to_piece(token, false, None)
+    }
+
+    /// How the model spells calls.
+    pub(super) fn tool_format(&self) -> ToolFormat {
+        self.prompts.tool_format()
+    }
+
+    /// As [`Model::bytes`], with the control tokens that calls are spelled with.
+    pub(super) fn bytes_with_calls(&self, token: LlamaToken) -> Vec<u8> {
+        let bytes = self.bytes(token);
+        if !bytes.is_empty() {
+            return bytes;
+        }
+        let name = self.name(token);
+        let spells = std::str::from_utf8(&name).is_ok_and(|name| self.tool_format().spells(name));
+        if spells { name } else { bytes }
     }
 
     /// The bytes of any token, control tokens included.
