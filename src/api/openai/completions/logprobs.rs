@@ -56,14 +56,18 @@ fn top(token: &TokenLogprob) -> Option<Top> {
     Some(Top(shown))
 }
 
-/// A token that is no text by itself is spelled by its bytes, so that no two look the same.
+/// A token that is no text by itself is spelled by its bytes, as OpenAI did it, so that no two look the same.
 fn spelled(bytes: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.to_owned();
     }
     bytes.iter().fold("bytes:".to_owned(), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _infallible = write!(text, "\\x{byte:02x}");
+        if matches!(byte, b' '..=b'~') && *byte != b'\\' {
+            text.push(char::from(*byte));
+        } else {
+            // Writing to a String can't fail.
+            let _infallible = write!(text, "\\x{byte:02x}");
+        }
         text
     })
 }
