@@ -103,10 +103,9 @@ struct Open {
 
 impl Open {
     fn of(message: usize, calls: &[ToolCall], older: bool) -> Result<Self, ApiError> {
-        let ids = calls.iter().map(|call| call.id.clone());
         if older {
             return Ok(Self {
-                older: ids.last(),
+                older: calls.first().map(|call| call.id.clone()),
                 ..Self::default()
             });
         }
@@ -120,7 +119,7 @@ impl Open {
         }
         Ok(Self {
             message,
-            ids: ids.collect(),
+            ids: calls.iter().map(|call| call.id.clone()).collect(),
             ..Self::default()
         })
     }
