@@ -1,6 +1,7 @@
 //! Engines inside this process.
 
 mod bert;
+mod constrain;
 mod llama;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
