@@ -15,7 +15,8 @@ pub(super) fn check(
     places: &HashMap<String, String>,
 ) -> Result<(), Fault> {
     let finite = finite(definitions);
-    for (name, schema) in definitions {
+    // The last ones first: they are what the others need.
+    for (name, schema) in definitions.iter().rev() {
         let place = places.get(name).map_or("", String::as_str);
         if !finite.contains(name.as_str()) {
             return fault(
