@@ -1,6 +1,10 @@
 //! Engines inside this process.
 
 mod bert;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the engine takes it up in a commit of its own")
+)]
 mod constrain;
 mod llama;
 #[cfg(feature = "mistralrs")]

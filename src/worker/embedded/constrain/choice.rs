@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::schema::{Fault, Walk, below, fault, resolve};
 use super::types::{named, required};
 
-/// The most integers are exact up to this.
+/// Integers are exact up to this in every JSON reader (RFC 7493).
 const EXACT: f64 = 9_007_199_254_740_991.0;
 /// `$ref`s followed one after the other to learn of an option's type.
 const HOPS: usize = 16;

@@ -105,7 +105,7 @@ pub(super) fn fault<T>(place: &str, reason: impl Into<String>) -> Result<T, Faul
 /// A schema that can be compiled.
 pub(super) struct Checked {
     definitions: Map<String, Value>,
-    /// Each part, as it was written anew, with its place; parents come after what they hold.
+    /// Each part, as it was written anew, with its place; a part comes after what it holds.
     parts: Vec<(String, Value)>,
 }
 
