@@ -4,6 +4,7 @@ use llguidance::{Matcher, ParserFactory};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::parser::Parsed;
 use super::*;
 use crate::types::{CallDelta, Failure, Function, ToolCall, ToolChoice, ToolFormat, Tools};
 
