@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_warm_up_counts_for_nothing() {
-        let readings: Vec<_> = (1..=100)
+        let readings: Vec<_> = (1..=100_u32)
             .map(|percent| Reading {
                 at: f64::from(percent) / 100.0,
                 resident_kib: if percent < 10 { 9999 } else { percent.into() },
