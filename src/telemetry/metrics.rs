@@ -56,6 +56,12 @@ struct Engines {
     steps: IntCounterVec,
     tokens: IntCounterVec,
     ready: IntGaugeVec,
+    kv_cells: IntGaugeVec,
+    kv_cells_limit: IntGaugeVec,
+    adapters: IntGaugeVec,
+    preemptions: IntCounterVec,
+    prefix_tokens: IntCounterVec,
+    prefix_bytes: IntGaugeVec,
 }
 
 /// What the ledger's writer reports.
@@ -107,6 +113,20 @@ pub struct WorkerMetrics {
     pub decode_tokens: IntCounter,
     /// 1 once the model can be asked.
     pub ready: IntGauge,
+    /// Cells of the KV cache that hold a token.
+    pub kv_cells: IntGauge,
+    /// Cells that there are.
+    pub kv_cells_limit: IntGauge,
+    /// LoRA adapters that are loaded.
+    pub adapters: IntGauge,
+    /// Sequences that were put aside for a higher class.
+    pub preemptions: IntCounter,
+    /// Prompt tokens for which a kept state was looked for.
+    pub prefix_asked: IntCounter,
+    /// Prompt tokens that a kept state saved.
+    pub prefix_found: IntCounter,
+    /// Bytes of kept states.
+    pub prefix_bytes: IntGauge,
 }
 
 impl Metrics {
@@ -147,6 +167,10 @@ impl Metrics {
     /// The metrics of one worker, which stand at zero from now on.
     #[must_use]
     pub fn worker(&self, worker: &str) -> WorkerMetrics {
+        let prefix_tokens = |what| {
+            let tokens = &self.engines.prefix_tokens;
+            tokens.with_label_values(&[worker, what])
+        };
         WorkerMetrics {
             running: self.engines.running.with_label_values(&[worker]),
             waiting: self.engines.waiting.with_label_values(&[worker]),
@@ -154,6 +178,13 @@ impl Metrics {
             prefill_tokens: self.engines.tokens.with_label_values(&[worker, "prefill"]),
             decode_tokens: self.engines.tokens.with_label_values(&[worker, "decode"]),
             ready: self.engines.ready.with_label_values(&[worker]),
+            kv_cells: self.engines.kv_cells.with_label_values(&[worker]),
+            kv_cells_limit: self.engines.kv_cells_limit.with_label_values(&[worker]),
+            adapters: self.engines.adapters.with_label_values(&[worker]),
+            preemptions: self.engines.preemptions.with_label_values(&[worker]),
+            prefix_asked: prefix_tokens("asked"),
+            prefix_found: prefix_tokens("found"),
+            prefix_bytes: self.engines.prefix_bytes.with_label_values(&[worker]),
         }
     }
 
@@ -292,6 +323,10 @@ impl Engines {
     fn new(r: &Registry) -> Result<Self, prometheus::Error> {
         let waiting = "Sequences handed to the worker and not in its batch yet.";
         let tokens = "Tokens the engine computed, by phase: prefill or decode.";
+        let cells = "Cells of the KV cache that hold a token.";
+        let aside = "Sequences put aside for one of a higher class.";
+        let prefix =
+            "Prompt tokens asked of the prefix cache, and those found in it: the hit ratio.";
         Ok(Self {
             running: gauges(
                 r,
@@ -311,6 +346,22 @@ impl Engines {
                 r,
                 "worker_ready",
                 "1 once the worker's model can be asked.",
+                &["worker"],
+            )?,
+            kv_cells: gauges(r, "kv_cells", cells, &["worker"])?,
+            kv_cells_limit: gauges(
+                r,
+                "kv_cells_limit",
+                "Cells of the KV cache that there are.",
+                &["worker"],
+            )?,
+            adapters: gauges(r, "adapters_loaded", "LoRA adapters loaded.", &["worker"])?,
+            preemptions: counters(r, "preemptions_total", aside, &["worker"])?,
+            prefix_tokens: counters(r, "prefix_cache_tokens_total", prefix, &["worker", "what"])?,
+            prefix_bytes: gauges(
+                r,
+                "prefix_cache_bytes",
+                "Host memory of the prefix cache.",
                 &["worker"],
             )?,
         })
