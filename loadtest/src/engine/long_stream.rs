@@ -21,8 +21,7 @@ use crate::{
 const SHORT_STREAMS: u32 = 31;
 const SHORT_WORDS: usize = 20;
 const SHORT_TOKENS: u32 = 64;
-const LONG_WORDS: usize = 7000;
-/// With the prompt nearly the whole context; more than it gets until the measurement ends.
+/// With a prompt of 7,000 nearly the whole context; more than it gets until the measurement ends.
 const LONG_TOKENS: u32 = 1000;
 /// Apart from the numbers at once that give throughput's prompts.
 const PROMPTS: u64 = 1002;
@@ -39,21 +38,21 @@ pub(super) struct Seen {
 }
 
 pub(super) async fn round(args: &Args, servers: &Servers, round: u64, results: &mut Results) {
-    let window = Duration::from_secs(args.window_s);
-    let load = async |target: &_| measure(target, args.seed, round, window).await;
+    let load = async |target: &_| measure(target, args, round).await;
     let seen = servers.in_turn(round, load).await;
     results.long_stream.push(seen, &mut results.failures);
 }
 
-async fn measure(target: &Target, seed: u64, round: u64, window: Duration) -> Result<Seen> {
-    let mut rng = Rng::new(seed, round, PROMPTS);
+async fn measure(target: &Target, args: &Args, round: u64) -> Result<Seen> {
+    let window = Duration::from_secs(args.window_s);
+    let mut rng = Rng::new(args.seed, round, PROMPTS);
     let alone = if round.is_multiple_of(2) {
         Some(measure_alone(target, &mut rng, window).await?)
     } else {
         None
     };
     let asked = Instant::now();
-    let long = target.chat(&story(&mut rng, LONG_WORDS), LONG_TOKENS);
+    let long = target.chat(&story(&mut rng, args.long_words as usize), LONG_TOKENS);
     let mut long = Streams::start(target, [iter::once(long)]);
     long.each_has(1).await?;
     let long_first_text_s = asked.elapsed().as_secs_f64();
@@ -123,6 +122,7 @@ fn renewed(target: Target, seed: u64, reader: u32) -> impl Iterator<Item = Bytes
 
 #[derive(Serialize)]
 pub(super) struct Figures {
+    long_words: u32,
     sides: Pair<Side>,
     repetitions: Pair<Vec<Seen>>,
 }
@@ -138,8 +138,9 @@ struct Side {
 }
 
 impl Figures {
-    pub(super) fn new(repetitions: Pair<Vec<Seen>>) -> Self {
+    pub(super) fn new(long_words: u32, repetitions: Pair<Vec<Seen>>) -> Self {
         Self {
+            long_words,
             sides: repetitions.as_ref().map(|seen| Side::new(seen)),
             repetitions,
         }
@@ -156,7 +157,8 @@ impl Figures {
         }
         writeln!(
             out,
-            "Long stream: {SHORT_STREAMS} short answers beside one of 7,000 to 8,000 tokens (aim: at least 0.7 kept)\n"
+            "Long stream: {SHORT_STREAMS} short answers beside one with a prompt of {} words (aim: at least 0.7 kept)\n",
+            self.long_words
         )?;
         let head = [
             "",

@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// long-stream: for how long the short streams are counted, with and without the long one
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     window_s: u64,
+    /// long-stream: the words of the long prompt, near to its tokens; fewer show less, in less time
+    #[arg(long, default_value_t = 7000, value_parser = clap::value_parser!(u32).range(100..=7000))]
+    long_words: u32,
     /// How often everything is measured, on both servers; long-stream half as often, as it takes minutes
     #[arg(long, default_value_t = 3)]
     rounds: u64,

@@ -45,7 +45,7 @@ impl Report {
             whole,
             throughput: throughput::Figures::new(args.tokens, &results.throughput)?,
             long_prompt: long_prompt::Figures::new(results.long_prompt),
-            long_stream: long_stream::Figures::new(results.long_stream),
+            long_stream: long_stream::Figures::new(args.long_words, results.long_stream),
             prefix: prefix::Figures::new(results.prefix),
             failures: results.failures,
         })

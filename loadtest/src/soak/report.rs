@@ -15,7 +15,7 @@ use super::{
     Args,
     books::{Bill, Seen, Sums},
     load::Loaded,
-    watch::Reading,
+    watch::{Reading, unseen},
 };
 use crate::{
     figures::{Spread, table},
@@ -139,6 +139,9 @@ impl Report {
             .iter()
             .map(|(name, value)| format!("{name} {value}"));
         writeln!(out, "left: {}", left.collect::<Vec<_>>().join(", "))?;
+        for name in unseen(&self.left) {
+            writeln!(out, "not checked: the server has no {name}")?;
+        }
         for (failure, count) in self.seen.failures.iter().take(SHOWN_FAILURES) {
             writeln!(out, "failed: {count} x {failure}")?;
         }

@@ -10,18 +10,18 @@ use crate::{client::Client, target::LoopbackUrl};
 
 const READINGS: u32 = 200;
 const POLL: Duration = Duration::from_millis(250);
-/// Gauges of what runs, waits or is unbooked. The first of a group must be there under one of its names;
-/// the others may be.
+/// Gauges of what runs, waits or is unbooked, each with the names that versions have given it.
 const NEEDED: [&[&str]; 4] = [
-    &["forebay_worker_running", "forebay_sequences_running"],
-    &["forebay_worker_waiting", "forebay_sequences_waiting"],
+    &["forebay_sequences_running", "forebay_worker_running"],
+    &["forebay_sequences_waiting", "forebay_worker_waiting"],
     &["forebay_ledger_open"],
     &["forebay_slots_busy"],
 ];
-const OPTIONAL: [&str; 3] = [
-    "forebay_worker_kv_cells",
-    "forebay_queue_depth",
-    "forebay_ledger_pending",
+/// The same, where the server has them.
+const OPTIONAL: [&[&str]; 3] = [
+    &["forebay_kv_cells", "forebay_worker_kv_cells"],
+    &["forebay_queue_depth"],
+    &["forebay_ledger_pending"],
 ];
 
 /// Looks at a process, and at those that it started, at even steps of the requests' number.
@@ -108,21 +108,28 @@ pub(super) async fn left(
 }
 
 fn gauges(text: &str) -> Result<BTreeMap<&'static str, f64>> {
-    let mut gauges = BTreeMap::new();
+    let find = |names: &[&'static str]| {
+        let mut found = names.iter().map(|name| (*name, sum(text, name)));
+        found.find_map(|(name, value)| Some((name, value?)))
+    };
     for names in NEEDED {
-        let found = names
-            .iter()
-            .find_map(|name| Some((*name, sum(text, name)?)));
-        let Some((name, value)) = found else {
+        if find(names).is_none() {
             bail!("no metric {}", names.join(" or "));
-        };
-        gauges.insert(name, value);
+        }
     }
-    let optional = OPTIONAL
+    Ok(NEEDED
+        .into_iter()
+        .chain(OPTIONAL)
+        .filter_map(find)
+        .collect())
+}
+
+/// The gauges that a server doesn't have, and which therefore nobody looked at.
+pub(super) fn unseen(left: &BTreeMap<&'static str, f64>) -> Vec<&'static str> {
+    let absent = OPTIONAL
         .iter()
-        .filter_map(|name| Some((*name, sum(text, name)?)));
-    gauges.extend(optional);
-    Ok(gauges)
+        .filter(|names| !names.iter().any(|name| left.contains_key(name)));
+    absent.map(|names| names[0]).collect()
 }
 
 /// Of a metric over all its labels; None where it isn't there.
@@ -140,7 +147,7 @@ fn sum(text: &str, name: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Watch, gauges, look, sum};
+    use super::{Watch, gauges, look, sum, unseen};
 
     const METRICS: &str = "# HELP forebay_slots_busy Slots.\n\
         forebay_slots_busy{pool=\"a\"} 2\nforebay_slots_busy{pool=\"b } c\"} 1\n\
@@ -156,7 +163,9 @@ mod tests {
 
     #[test]
     fn a_gauge_that_is_missing_is_an_error() {
-        assert_eq!(gauges(METRICS).unwrap().len(), 4);
+        let left = gauges(METRICS).unwrap();
+        assert_eq!(left.len(), 4);
+        assert_eq!(unseen(&left).len(), 3);
         assert!(gauges(&METRICS.replace("ledger_open", "x")).is_err());
     }
 
