@@ -56,8 +56,12 @@ lint: setup-tools deny ## rustfmt, clippy without warnings, cargo-deny; Cargo.lo
 	cargo clippy $(PROFILE) --workspace --all-targets --locked -- -D warnings
 
 .PHONY: bench
-bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as a table
-	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python
+bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as tables (about 15 minutes)
+	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python $(BENCH)
+
+.PHONY: soak
+soak: setup-models ## 10,000 random requests, many of them cancelled: nothing may leak or be booked wrong
+	cargo run $(PROFILE) -p loadtest -- soak --forebay-bin $(BIN) $(SOAK)
 
 .PHONY: build
 build: setup-tools ## The binary alone
