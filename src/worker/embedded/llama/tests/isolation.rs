@@ -19,7 +19,7 @@ const PROMPTS: usize = 16;
 
 /// `FOREBAY_ROUNDS` makes it longer: `make test-long` asks for 200.
 fn rounds() -> usize {
-    std::env::var("FOREBAY_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
+    std::env::var("FOREBAY_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
 }
 
 /// A word that no other prompt has.
@@ -43,7 +43,8 @@ fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
         let mut reading = Vec::new();
         for _ in 0..PROMPTS {
             let canary = canary(random);
-            let padding = "Read all of this with care. ".repeat(random.random_range(0..12));
+            let sentences = if random.random_bool(0.1) { 40 } else { 6 };
+            let padding = "Read all of this with care. ".repeat(random.random_range(0..sentences));
             let text = format!("{padding}The word is {canary}. Say {canary} again and again.");
             let max_tokens = random.random_range(4..20);
             let class = *[
@@ -168,7 +169,7 @@ fn answers_are_what_they_are_alone() {
 fn a_planted_fault_is_found() {
     for fault in [Fault::NeighboursLogits, Fault::OthersState] {
         let mut random = StdRng::seed_from_u64(2);
-        let answers = with_engine(busy(Some(fault)), |handle| run(handle, 3, &mut random));
+        let answers = with_engine(busy(Some(fault)), |handle| run(handle, 1, &mut random));
         let faults = with_engine(busy(None), |handle| judge(handle, &answers));
         assert!(!faults.is_empty(), "{fault:?} was not found");
     }
