@@ -255,7 +255,7 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let message = failure.to_string();
         match failure {
-            Failure::Invalid { param, .. } => Self::invalid(param, &message),
+            Failure::Invalid { param, .. } => Self::invalid(param.as_deref(), &message),
             Failure::ContextLength { param, .. } => {
                 let code = Some("context_length_exceeded");
                 Self::new(
@@ -264,7 +264,7 @@ impl From<Failure> for ApiError {
                     code,
                     message,
                 )
-                .param(Some(param))
+                .param(Some(&param))
             }
             Failure::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
             Failure::Busy => Self::unavailable("worker_busy", message, SOON_S),

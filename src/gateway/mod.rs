@@ -11,7 +11,8 @@ use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy};
 use crate::types::{
-    Caller, Class, Embed, Endpoint, Failure, Flown, Generate, Kind, Ledger, Plan, RequestId, Usage,
+    Caller, Class, Embed, Endpoint, Failure, Flown, Generate, Job, Kind, Ledger, Plan, RequestId,
+    Usage,
 };
 
 /// Everything that a request meets on its way.
@@ -92,8 +93,15 @@ impl Gateway {
         let admission = self.metering.admit()?;
         let slot = self.scheduler.submit(&plan).await?;
         let (served, flown) = describe(&ask, &plan, &slot);
+        let class = flown.class;
         let mut flight = self.metering.dispatch(admission, flown);
-        let events = match slot.generate(ask.body, flight.progress()).await {
+        let job = Job {
+            request: ask.body,
+            tenant: ask.caller.project,
+            class,
+            adapter: plan.adapter,
+        };
+        let events = match slot.generate(job, flight.progress()).await {
             Ok(events) => events,
             Err(failure) => return Err(flight.fail(failure).await.into()),
         };

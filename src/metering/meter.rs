@@ -63,12 +63,13 @@ impl Meter {
             }
         };
         match event {
-            Event::Delta { .. } => {
+            Event::Delta(_) => {
                 if self.flight.first_token() {
                     self.flight.observe_first_token(self.arrived.elapsed());
                 }
             }
-            Event::End { usage, .. } => {
+            Event::Finish { .. } => {}
+            Event::End { usage } => {
                 // The slot is free for the next while this one's charge is written.
                 self.events = None;
                 if let Err(error) = self.flight.settle(usage).await {

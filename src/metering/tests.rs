@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::types::{
-    Caller, Class, Endpoint, Event, Finish, LedgerBatch, Outcome, Price, RequestId, State, Usage,
+    Caller, Class, Delta, Endpoint, Event, LedgerBatch, Outcome, Price, RequestId, State, Usage,
     UsageRow,
 };
 
@@ -103,17 +103,14 @@ const USAGE: Usage = Usage {
 };
 
 fn delta() -> Event {
-    Event::Delta {
+    Event::Delta(Delta {
         text: "x".into(),
-        logprobs: Vec::new(),
-    }
+        ..Delta::default()
+    })
 }
 
 fn end() -> Event {
-    Event::End {
-        finish: Finish::Stop,
-        usage: USAGE,
-    }
+    Event::End { usage: USAGE }
 }
 
 fn meter(flight: Flight, events: Vec<Result<Event, Failure>>) -> Meter {
@@ -130,7 +127,7 @@ async fn finished(metering: Metering, writer: JoinHandle<()>) {
 async fn an_answer_ends_only_once_its_charge_stands() {
     let (book, metering, writer) = metering(8);
     let mut meter = meter(flight(&metering), vec![Ok(delta()), Ok(end())]);
-    assert!(matches!(meter.next().await, Some(Ok(Event::Delta { .. }))));
+    assert!(matches!(meter.next().await, Some(Ok(Event::Delta(_)))));
     assert!(book.charges().is_empty());
     assert!(matches!(meter.next().await, Some(Ok(Event::End { .. }))));
     assert_eq!(
@@ -204,7 +201,7 @@ async fn a_request_at_fault_leaves_no_row() {
     let failure = Failure::ContextLength {
         context: 1,
         prompt: 2,
-        param: "messages",
+        param: "messages".into(),
     };
     let mut meter = meter(flight(&metering), vec![Err(failure)]);
     assert!(meter.peek().await.is_err());

@@ -99,6 +99,7 @@ fn serve(name: &str, worker: &WorkerConfig, price: Price) -> Served {
             model: name.into(),
             revision: worker.model.as_str().into(),
             pool: worker.model.as_str().into(),
+            adapter: None,
             price: Arc::new(price),
         },
     }

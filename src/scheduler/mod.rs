@@ -16,7 +16,7 @@ use futures_core::Stream;
 pub use pool::Limits;
 
 use crate::telemetry::Metrics;
-use crate::types::{Embed, Embedded, Event, Events, Failure, Generate, Plan, Progress};
+use crate::types::{Embed, Embedded, Event, Events, Failure, Job, Plan, Progress};
 use crate::worker::{Health, Worker};
 use pool::{Hold, Pool};
 
@@ -118,12 +118,8 @@ impl Slot {
     ///
     /// # Errors
     /// The worker can't run it.
-    pub async fn generate(
-        self,
-        request: Generate,
-        progress: Arc<Progress>,
-    ) -> Result<Events, Failure> {
-        let events = self.worker.generate(request, progress).await?;
+    pub async fn generate(self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
+        let events = self.worker.generate(job, progress).await?;
         Ok(Box::pin(Held {
             events,
             _hold: self.hold,

@@ -3,7 +3,7 @@ use futures_util::stream;
 use tokio::time::sleep;
 
 use super::*;
-use crate::types::{Price, Prompt, Sampling};
+use crate::types::{Class, Generate, Price};
 
 /// Has places, and answers without end.
 struct Idle {
@@ -22,7 +22,7 @@ impl Worker for Idle {
     fn health(&self) -> Health {
         self.health.clone()
     }
-    async fn generate(&self, _: Generate, _: Arc<Progress>) -> Result<Events, Failure> {
+    async fn generate(&self, _: Job, _: Arc<Progress>) -> Result<Events, Failure> {
         Ok(Box::pin(stream::pending()))
     }
 }
@@ -50,22 +50,17 @@ fn plan() -> Plan {
         model: "m".into(),
         revision: "m".into(),
         pool: "pool".into(),
+        adapter: None,
         price: Arc::new(Price::default()),
     }
 }
 
-fn request() -> Generate {
-    Generate {
-        prompt: Prompt::Text(String::new()),
-        max_tokens: None,
-        sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: None,
-        },
-        stop: Vec::new(),
-        ignore_eos: false,
-        top_logprobs: None,
+fn job() -> Job {
+    Job {
+        request: Generate::default(),
+        tenant: "proj_a".into(),
+        class: Class::Standard,
+        adapter: None,
     }
 }
 
@@ -73,7 +68,7 @@ fn request() -> Generate {
 async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
     let scheduler = scheduler(&[(1, Health::Ready)], 8);
     let slot = scheduler.submit(&plan()).await.unwrap();
-    let events = slot.generate(request(), Arc::default()).await.unwrap();
+    let events = slot.generate(job(), Arc::default()).await.unwrap();
     let later =
         tokio::spawn(async move { scheduler.submit(&plan()).await.map(|slot| slot.queued()) });
     sleep(Duration::from_millis(50)).await;

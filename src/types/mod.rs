@@ -18,9 +18,7 @@ mod progress;
 pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
 pub use embed::{Embed, Embedded, Input};
-pub use event::{
-    CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob,
-};
+pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use generate::{
     Adapter, Chat, Format, Function, Generate, Job, Message, Prompt, Role, Sampling, ToolCall,
     ToolChoice, Tools,

@@ -10,7 +10,7 @@ pub use embedded::{Bert, BertOptions, Llama, LlamaOptions};
 #[cfg(feature = "mistralrs")]
 pub use embedded::{Mistral, MistralOptions};
 
-use crate::types::{Embed, Embedded, Events, Failure, Generate, Progress};
+use crate::types::{Embed, Embedded, Events, Failure, Job, Progress};
 
 /// Whether a worker can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +42,7 @@ pub trait Worker: Send + Sync {
     ///
     /// # Errors
     /// The request can't be run by this model, or the worker is broken.
-    async fn generate(
-        &self,
-        _request: Generate,
-        _progress: Arc<Progress>,
-    ) -> Result<Events, Failure> {
+    async fn generate(&self, _job: Job, _progress: Arc<Progress>) -> Result<Events, Failure> {
         Err(cannot("generate text"))
     }
 
@@ -61,7 +57,7 @@ pub trait Worker: Send + Sync {
 
 fn cannot(what: &str) -> Failure {
     Failure::Invalid {
-        param: Some("model"),
+        param: Some("model".into()),
         message: format!("this model can't {what}"),
     }
 }

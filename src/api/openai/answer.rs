@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::api::error::ApiError;
 use crate::gateway::{self, Served};
 use crate::metering::Meter;
-use crate::types::{Event, Finish, TokenLogprob, Usage};
+use crate::types::{Delta, Event, Finish, Usage};
 
 /// Frames that may wait for a slow client.
 const FRAMES: usize = 16;
@@ -27,40 +27,42 @@ pub(super) trait Shape: Send + 'static {
 
     /// Before the text; chat names the role.
     fn first(&self) -> Option<Self::Chunk>;
-    fn delta(&self, text: String, logprobs: Vec<TokenLogprob>) -> Self::Chunk;
-    fn finish(&self, finish: Finish) -> Self::Chunk;
+    fn delta(&self, delta: Delta) -> Self::Chunk;
+    fn finish(&self, choice: u32, finish: Finish) -> Self::Chunk;
     /// After the text, where the client asked for it.
     fn usage(&self, usage: Usage) -> Option<Self::Chunk>;
 }
 
 /// A whole answer.
 pub(super) struct Whole {
-    pub(super) text: String,
-    pub(super) logprobs: Vec<TokenLogprob>,
-    pub(super) finish: Finish,
+    pub(super) choices: Vec<Choice>,
     pub(super) usage: Usage,
 }
 
+/// One of its answers.
+#[derive(Default)]
+pub(super) struct Choice {
+    pub(super) delta: Delta,
+    pub(super) finish: Option<Finish>,
+}
+
 /// Reads an answer to its end.
-pub(super) async fn whole(mut meter: Meter) -> Result<Whole, ApiError> {
-    let (mut text, mut logprobs) = (String::new(), Vec::new());
+pub(super) async fn whole(mut meter: Meter, answers: u32) -> Result<Whole, ApiError> {
+    let mut choices: Vec<_> = (0..answers).map(|_| Choice::default()).collect();
     while let Some(event) = meter.next().await {
         match event.map_err(gateway::Error::from)? {
-            Event::Delta {
-                text: more,
-                logprobs: tokens,
-            } => {
-                text.push_str(&more);
-                logprobs.extend(tokens);
+            Event::Delta(more) => {
+                if let Some(choice) = choices.get_mut(more.choice as usize) {
+                    choice.delta.text.push_str(&more.text);
+                    choice.delta.logprobs.extend(more.logprobs);
+                }
             }
-            Event::End { finish, usage } => {
-                return Ok(Whole {
-                    text,
-                    logprobs,
-                    finish,
-                    usage,
-                });
+            Event::Finish { choice, finish } => {
+                if let Some(choice) = choices.get_mut(choice as usize) {
+                    choice.finish = Some(finish);
+                }
             }
+            Event::End { usage } => return Ok(Whole { choices, usage }),
         }
     }
     Err(ApiError::internal())
@@ -106,19 +108,23 @@ async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Sse>, st
             () = frames.closed() => return,
         };
         (next, more) = match event {
-            Some(Ok(Event::Delta { text, logprobs })) => {
-                (vec![frame(&shape.delta(text, logprobs))], true)
+            Some(Ok(Event::Delta(delta))) => (vec![frame(&shape.delta(delta))], true),
+            Some(Ok(Event::Finish { choice, finish })) => {
+                (vec![frame(&shape.finish(choice, finish))], true)
             }
-            Some(Ok(Event::End { finish, usage })) => (last(&shape, finish, usage), false),
+            Some(Ok(Event::End { usage })) => (last(&shape, usage), false),
             Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
             None => (vec![failure(ApiError::internal())], false),
         };
     }
 }
 
-fn last(shape: &impl Shape, finish: Finish, usage: Usage) -> Vec<Sse> {
-    let mut frames = vec![frame(&shape.finish(finish))];
-    frames.extend(shape.usage(usage).map(|chunk| frame(&chunk)));
+fn last(shape: &impl Shape, usage: Usage) -> Vec<Sse> {
+    let mut frames: Vec<_> = shape
+        .usage(usage)
+        .map(|chunk| frame(&chunk))
+        .into_iter()
+        .collect();
     frames.push(Sse::default().data("[DONE]"));
     frames
 }

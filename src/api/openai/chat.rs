@@ -18,7 +18,9 @@ use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
 use crate::api::{Api, Shared};
-use crate::types::{Endpoint, Finish, Generate, Message, Prompt, Role, TokenLogprob, Usage};
+use crate::types::{
+    Chat as Conversation, Delta as Piece, Endpoint, Finish, Generate, Message, Prompt, Role, Usage,
+};
 
 const MAX_TOP_LOGPROBS: u8 = 20;
 
@@ -128,7 +130,7 @@ pub(in crate::api) async fn create(
         let response = if streams {
             answer::streamed(meter, chat)
         } else {
-            axum::Json(chat.completion(answer::whole(meter).await?)).into_response()
+            axum::Json(chat.completion(answer::whole(meter, 1).await?)).into_response()
         };
         Ok(answer::with_headers(response, &served))
     };
@@ -173,13 +175,16 @@ impl Request {
             top_logprobs: top_logprobs(self.logprobs, self.top_logprobs)?,
             stop: stops(self.stop)?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
-            prompt: Prompt::Chat(
-                self.messages
+            prompts: vec![Prompt::Chat(Conversation {
+                messages: self
+                    .messages
                     .into_iter()
                     .enumerate()
                     .map(|(index, message)| message.decode(index))
                     .collect::<Result<_, _>>()?,
-            ),
+                ..Conversation::default()
+            })],
+            ..Generate::default()
         })
     }
 
@@ -265,6 +270,8 @@ impl WireMessage {
             role,
             content,
             name: self.name,
+            calls: Vec::new(),
+            call_id: None,
         })
     }
 }
@@ -302,7 +309,7 @@ struct Completion {
     object: &'static str,
     created: i64,
     model: String,
-    choices: [Choice; 1],
+    choices: Vec<Choice>,
     usage: WireUsage,
 }
 
@@ -311,7 +318,7 @@ struct Choice {
     index: u32,
     message: AnswerMessage,
     logprobs: Option<Logprobs>,
-    finish_reason: &'static str,
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -356,16 +363,19 @@ impl Chat {
             object: "chat.completion",
             created: self.created,
             model: self.model,
-            choices: [Choice {
-                index: 0,
-                message: AnswerMessage {
-                    role: "assistant",
-                    content: whole.text,
-                    refusal: None,
-                },
-                logprobs: Logprobs::new(self.asks_logprobs, whole.logprobs),
-                finish_reason: whole.finish.as_str(),
-            }],
+            choices: (0..)
+                .zip(whole.choices)
+                .map(|(index, choice)| Choice {
+                    index,
+                    message: AnswerMessage {
+                        role: "assistant",
+                        content: choice.delta.text,
+                        refusal: None,
+                    },
+                    logprobs: Logprobs::new(self.asks_logprobs, choice.delta.logprobs),
+                    finish_reason: choice.finish.map(Finish::as_str),
+                })
+                .collect(),
             usage: whole.usage.into(),
         }
     }
@@ -410,15 +420,19 @@ impl Shape for Chat {
         Some(self.choice(delta, None, None))
     }
 
-    fn delta(&self, text: String, logprobs: Vec<TokenLogprob>) -> Chunk {
+    fn delta(&self, piece: Piece) -> Chunk {
         let delta = Delta {
             role: None,
-            content: Some(text),
+            content: Some(piece.text),
         };
-        self.choice(delta, Logprobs::new(self.asks_logprobs, logprobs), None)
+        self.choice(
+            delta,
+            Logprobs::new(self.asks_logprobs, piece.logprobs),
+            None,
+        )
     }
 
-    fn finish(&self, finish: Finish) -> Chunk {
+    fn finish(&self, _: u32, finish: Finish) -> Chunk {
         self.choice(Delta::default(), None, Some(finish.as_str()))
     }
 

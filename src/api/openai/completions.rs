@@ -15,7 +15,7 @@ use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::types::{Endpoint, Finish, Generate, Prompt, TokenLogprob, Usage};
+use crate::types::{Delta, Endpoint, Finish, Generate, Prompt, Usage};
 
 /// OpenAI's default of this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -85,7 +85,7 @@ pub(in crate::api) async fn create(
         let response = if streams {
             answer::streamed(meter, text)
         } else {
-            axum::Json(text.completion(answer::whole(meter).await?)).into_response()
+            axum::Json(text.completion(answer::whole(meter, 1).await?)).into_response()
         };
         Ok(answer::with_headers(response, &served))
     };
@@ -97,14 +97,14 @@ impl Request {
     fn decode(self) -> Result<Generate, ApiError> {
         self.refuse_unsupported()?;
         Ok(Generate {
-            prompt: Prompt::Text(self.prompt.only()?),
+            prompts: vec![Prompt::Text(self.prompt.only()?)],
             max_tokens: Some(
                 max_tokens("max_tokens", self.max_tokens)?.unwrap_or(DEFAULT_MAX_TOKENS),
             ),
             sampling: sampling(self.temperature, self.top_p, self.seed)?,
             stop: stops(self.stop)?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
-            top_logprobs: None,
+            ..Generate::default()
         })
     }
 
@@ -173,16 +173,18 @@ struct Choice {
 
 impl Text {
     fn completion(&self, whole: answer::Whole) -> Completion {
-        let finish_reason = Some(whole.finish.as_str());
         Completion {
             usage: Some(Some(whole.usage.into())),
             ..self.chunk(
-                vec![Choice {
-                    index: 0,
-                    text: whole.text,
-                    logprobs: None,
-                    finish_reason,
-                }],
+                (0..)
+                    .zip(whole.choices)
+                    .map(|(index, choice)| Choice {
+                        index,
+                        text: choice.delta.text,
+                        logprobs: None,
+                        finish_reason: choice.finish.map(Finish::as_str),
+                    })
+                    .collect(),
                 None,
             )
         }
@@ -207,11 +209,11 @@ impl Shape for Text {
         None
     }
 
-    fn delta(&self, text: String, _: Vec<TokenLogprob>) -> Completion {
+    fn delta(&self, delta: Delta) -> Completion {
         self.chunk(
             vec![Choice {
                 index: 0,
-                text,
+                text: delta.text,
                 logprobs: None,
                 finish_reason: None,
             }],
@@ -219,7 +221,7 @@ impl Shape for Text {
         )
     }
 
-    fn finish(&self, finish: Finish) -> Completion {
+    fn finish(&self, _: u32, finish: Finish) -> Completion {
         let choice = Choice {
             index: 0,
             text: String::new(),

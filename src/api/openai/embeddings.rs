@@ -14,7 +14,7 @@ use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::types::{Embed, Endpoint};
+use crate::types::{Embed, Endpoint, Input as Text};
 
 const MAX_INPUTS: usize = 2048;
 
@@ -125,7 +125,10 @@ impl Request {
         if inputs.iter().any(String::is_empty) {
             return Err(ApiError::invalid(Some("input"), "a text of input is empty"));
         }
-        Ok(Embed { inputs })
+        Ok(Embed {
+            inputs: inputs.into_iter().map(Text::Text).collect(),
+            dimensions: None,
+        })
     }
 }
 

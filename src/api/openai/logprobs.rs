@@ -36,7 +36,11 @@ impl Logprobs {
 impl From<TokenLogprob> for Token {
     fn from(token: TokenLogprob) -> Self {
         Self {
-            chosen: token.chosen.into(),
+            chosen: Likely {
+                token: String::from_utf8_lossy(&token.bytes).into_owned(),
+                logprob: token.logprob.unwrap_or(0.0),
+                bytes: token.bytes,
+            },
             top_logprobs: token.top.into_iter().map(Likely::from).collect(),
         }
     }

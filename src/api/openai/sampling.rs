@@ -62,6 +62,7 @@ pub(super) fn sampling(
         temperature,
         top_p,
         seed: seed.map(i64::cast_unsigned),
+        ..Sampling::default()
     })
 }
 

@@ -19,8 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::text::Assembler;
 use super::{Status, Thread};
 use crate::telemetry::WorkerMetrics;
+use crate::types;
 use crate::types::{
-    Event, Events, Failure, Finish, Generate, Message, Progress, Prompt, Role, Usage,
+    Delta, Event, Events, Failure, Finish, Generate, Message, Progress, Prompt, Role, Usage,
 };
 use crate::worker::{Health, Worker};
 
@@ -183,10 +184,10 @@ async fn run(
         if !text.is_empty()
             && tell(
                 &job.events,
-                Event::Delta {
+                Event::Delta(Delta {
                     text,
-                    logprobs: Vec::new(),
-                },
+                    ..Delta::default()
+                }),
             )
             .await
             .is_err()
@@ -194,7 +195,8 @@ async fn run(
             return Ok(());
         }
         if let Some(finish) = finish {
-            let _gone = tell(&job.events, Event::End { finish, usage }).await;
+            let _gone = tell(&job.events, Event::Finish { choice: 0, finish }).await;
+            let _gone = tell(&job.events, Event::End { usage }).await;
             return Ok(());
         }
     }
@@ -207,7 +209,7 @@ async fn tell(events: &mpsc::Sender<Result<Event, Failure>>, event: Event) -> Re
 /// The conversation, where nothing is asked that this engine has no means for.
 fn supported(request: &Generate) -> Result<&[Message], Failure> {
     let refuse = |param| Failure::Invalid {
-        param: Some(param),
+        param: Some(std::borrow::Cow::Borrowed(param)),
         message: format!("{param} is not supported by this model's engine"),
     };
     if request.sampling.seed.is_some() {
@@ -219,9 +221,10 @@ fn supported(request: &Generate) -> Result<&[Message], Failure> {
     if request.ignore_eos {
         return Err(refuse("ignore_eos"));
     }
-    match &request.prompt {
-        Prompt::Chat(messages) => Ok(messages),
-        Prompt::Text(_) => Err(refuse("prompt")),
+    match request.prompts.as_slice() {
+        [Prompt::Chat(chat)] if chat.tools.functions.is_empty() => Ok(&chat.messages),
+        [Prompt::Chat(_)] => Err(refuse("tools")),
+        _ => Err(refuse("prompt")),
     }
 }
 
@@ -254,7 +257,7 @@ fn too_long(context: u32, prompt: u32) -> Failure {
     Failure::ContextLength {
         context,
         prompt,
-        param: "messages",
+        param: "messages".into(),
     }
 }
 
@@ -280,6 +283,7 @@ fn role(role: Role) -> TextMessageRole {
         Role::System => TextMessageRole::System,
         Role::User => TextMessageRole::User,
         Role::Assistant => TextMessageRole::Assistant,
+        Role::Tool => TextMessageRole::Tool,
     }
 }
 
@@ -297,15 +301,11 @@ impl Worker for Mistral {
         self.status.health()
     }
 
-    async fn generate(
-        &self,
-        request: Generate,
-        progress: Arc<Progress>,
-    ) -> Result<Events, Failure> {
+    async fn generate(&self, job: types::Job, progress: Arc<Progress>) -> Result<Events, Failure> {
         self.status.loaded()?;
         let (sender, events) = mpsc::channel(EVENTS);
         self.thread.send(Job {
-            request,
+            request: job.request,
             progress,
             events: sender,
         })?;

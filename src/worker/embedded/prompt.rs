@@ -160,7 +160,7 @@ impl Prompts {
 fn refusal(error: &Error) -> Failure {
     let reason = error.detail().unwrap_or("it can't be rendered").to_owned();
     Failure::Invalid {
-        param: Some("messages"),
+        param: Some("messages".into()),
         message: format!("this model's chat template refuses the conversation: {reason}"),
     }
 }
@@ -242,6 +242,8 @@ mod tests {
             role: Role::User,
             content: content.into(),
             name: None,
+            calls: Vec::new(),
+            call_id: None,
         }]
     }
 

@@ -179,6 +179,7 @@ mod tests {
             temperature,
             top_p,
             seed: Some(seed),
+            ..Sampling::default()
         })
     }
 

@@ -18,10 +18,10 @@ impl Shape for Plain {
     fn first(&self) -> Option<String> {
         None
     }
-    fn delta(&self, text: String, _: Vec<TokenLogprob>) -> String {
-        text
+    fn delta(&self, delta: Delta) -> String {
+        delta.text
     }
-    fn finish(&self, finish: Finish) -> String {
+    fn finish(&self, _: u32, finish: Finish) -> String {
         finish.as_str().to_owned()
     }
     fn usage(&self, _: Usage) -> Option<String> {
@@ -63,10 +63,10 @@ async fn a_client_that_stops_reading_is_gone_after_a_while_and_pays_for_what_was
     let counting = Arc::clone(&progress);
     let endless = stream::repeat_with(move || {
         counting.advance();
-        Ok(Event::Delta {
+        Ok(Event::Delta(Delta {
             text: "x".into(),
-            logprobs: Vec::new(),
-        })
+            ..Delta::default()
+        }))
     });
     let meter = Meter::new(Box::pin(endless), flight, Instant::now());
 

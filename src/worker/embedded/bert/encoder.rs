@@ -78,7 +78,7 @@ impl Encoder {
         let longest = self.max_tokens * BYTES_PER_TOKEN;
         if texts.iter().any(|text| text.len() > longest) {
             return Err(Failure::Invalid {
-                param: Some("input"),
+                param: Some("input".into()),
                 message: format!("a text of input is longer than {longest} bytes"),
             });
         }
@@ -92,7 +92,7 @@ impl Encoder {
                 return Err(Failure::ContextLength {
                     context: u32::try_from(self.max_tokens).unwrap_or(u32::MAX),
                     prompt: u32::try_from(encoding.len()).unwrap_or(u32::MAX),
-                    param: "input",
+                    param: "input".into(),
                 });
             }
             prompt_tokens += u32::try_from(encoding.len()).unwrap_or(u32::MAX);

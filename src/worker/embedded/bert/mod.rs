@@ -72,7 +72,9 @@ fn run(encoder: &Encoder, queue: &Receiver<Job>, metrics: &WorkerMetrics) {
             continue;
         }
         metrics.running.set(1);
-        let done = encoder.embed(&job.request.inputs, &job.progress, || job.reply.is_closed());
+        let done = encoder.embed(&texts(&job.request.inputs), &job.progress, || {
+            job.reply.is_closed()
+        });
         if let Ok(embedded) = &done {
             metrics.prefill_tokens.inc_by(embedded.prompt_tokens.into());
         }
@@ -108,4 +110,14 @@ impl Worker for Bert {
         let ended = |_| Failure::Broken("its thread has ended".into());
         answer.await.map_err(ended)?
     }
+}
+
+fn texts(inputs: &[crate::types::Input]) -> Vec<String> {
+    inputs
+        .iter()
+        .map(|input| match input {
+            crate::types::Input::Text(text) => text.clone(),
+            crate::types::Input::Tokens(_) => String::new(),
+        })
+        .collect()
 }

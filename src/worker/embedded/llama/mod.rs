@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Events, Failure, Generate, Layout, Progress};
+use crate::types::{Events, Failure, Layout, Progress};
 use crate::worker::{Health, Worker};
 use engine::{Engine, Settings};
 use model::Model;
@@ -119,12 +119,13 @@ impl Worker for Llama {
 
     async fn generate(
         &self,
-        request: Generate,
+        job: crate::types::Job,
         progress: Arc<Progress>,
     ) -> Result<Events, Failure> {
+        let request = job.request;
         let model = self.status.loaded()?;
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
-        let prompt = request.prompt.clone();
+        let prompt = request.prompts[0].clone();
         let prepared = tokio::task::spawn_blocking(move || model.prepare(&prompt));
         let prompt = prepared
             .await

@@ -72,8 +72,11 @@ impl Model {
         let mut tokens = Vec::new();
         match prompt {
             Prompt::Text(text) => self.tokenize(text, &mut tokens),
+            Prompt::Tokens(ids) => {
+                tokens.extend(ids.iter().map(|id| LlamaToken::new(id.cast_signed())))
+            }
             Prompt::Chat(messages) => {
-                for piece in self.prompts.chat(messages)? {
+                for piece in self.prompts.chat(&messages.messages)? {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
                         Piece::Text(text) => self.tokenize(&text, &mut tokens),
@@ -86,7 +89,7 @@ impl Model {
         }
         if tokens.is_empty() {
             return Err(Failure::Invalid {
-                param: Some("prompt"),
+                param: Some("prompt".into()),
                 message: "the prompt has no tokens".into(),
             });
         }
@@ -101,7 +104,12 @@ impl Model {
     fn refuse_endless(&self, prompt: &Prompt) -> Result<(), Failure> {
         let bytes: usize = match prompt {
             Prompt::Text(text) => text.len(),
-            Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Prompt::Chat(chat) => chat
+                .messages
+                .iter()
+                .map(|message| message.content.len())
+                .sum(),
+            Prompt::Tokens(tokens) => tokens.len(),
         };
         let at_least = bytes / self.longest_token;
         if at_least > self.context_tokens as usize {
@@ -115,8 +123,8 @@ impl Model {
             context: self.context_tokens,
             prompt: u32::try_from(tokens).unwrap_or(u32::MAX),
             param: match prompt {
-                Prompt::Text(_) => "prompt",
-                Prompt::Chat(_) => "messages",
+                Prompt::Text(_) | Prompt::Tokens(_) => "prompt".into(),
+                Prompt::Chat(_) => "messages".into(),
             },
         }
     }

@@ -6,10 +6,12 @@ use tokio::sync::mpsc;
 use super::super::sampling::{Sampler, log_probabilities};
 use super::super::text::Assembler;
 use super::model::Model;
-use crate::types::{Event, Failure, Finish, Generate, Progress, TokenLogprob, TopLogprob, Usage};
+use crate::types::{
+    Delta, Event, Failure, Finish, Generate, Progress, TokenLogprob, TopLogprob, Usage,
+};
 
 /// A token and the end may come in one step: both must find room.
-const ROOM: usize = 2;
+const ROOM: usize = 3;
 
 /// A request on its way to the engine's thread.
 pub(super) struct Job {
@@ -164,7 +166,8 @@ impl Sequence {
             logprob,
         };
         vec![TokenLogprob {
-            chosen: entry((chosen, logprob)),
+            bytes: model.name(token_at(chosen)),
+            logprob: Some(logprob),
             top: top.into_iter().map(entry).collect(),
         }]
     }
@@ -176,13 +179,18 @@ impl Sequence {
             cached_tokens: 0,
             completion_tokens: self.generated,
         };
-        self.send(Ok(Event::End { finish, usage }));
+        self.send(Ok(Event::Finish { choice: 0, finish }));
+        self.send(Ok(Event::End { usage }));
         Next::Leaves
     }
 
     fn tell(&self, text: String, logprobs: Vec<TokenLogprob>) {
         if !text.is_empty() || !logprobs.is_empty() {
-            self.send(Ok(Event::Delta { text, logprobs }));
+            self.send(Ok(Event::Delta(Delta {
+                text,
+                logprobs,
+                ..Delta::default()
+            })));
         }
     }
 
