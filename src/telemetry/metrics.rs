@@ -11,6 +11,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Charge, Endpoint, State};
 
 /// From a millisecond to two minutes: what people and batch jobs wait.
@@ -56,6 +58,7 @@ struct Engines {
     steps: IntCounterVec,
     tokens: IntCounterVec,
     ready: IntGaugeVec,
+    restarts: IntCounterVec,
 }
 
 /// What the ledger's writer reports.
@@ -107,6 +110,48 @@ pub struct WorkerMetrics {
     pub decode_tokens: IntCounter,
     /// 1 once the model can be asked.
     pub ready: IntGauge,
+    /// Times that a process of its own was started again.
+    pub restarts: IntCounter,
+}
+
+/// What a worker's engine stands at, to be told to another process. How the worker is, is told on its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerReading {
+    running: i64,
+    waiting: i64,
+    steps: u64,
+    prefill_tokens: u64,
+    decode_tokens: u64,
+}
+
+impl WorkerMetrics {
+    /// What they stand at.
+    #[must_use]
+    pub fn read(&self) -> WorkerReading {
+        WorkerReading {
+            running: self.running.get(),
+            waiting: self.waiting.get(),
+            steps: self.steps.get(),
+            prefill_tokens: self.prefill_tokens.get(),
+            decode_tokens: self.decode_tokens.get(),
+        }
+    }
+
+    /// Takes over what another process's stand at. Counters grow by what came since `last`, which becomes
+    /// `now`: they never fall, though a new process starts at zero.
+    pub fn follow(&self, last: &mut WorkerReading, now: WorkerReading) {
+        self.running.set(now.running);
+        self.waiting.set(now.waiting);
+        let counters = [
+            (&self.steps, last.steps, now.steps),
+            (&self.prefill_tokens, last.prefill_tokens, now.prefill_tokens),
+            (&self.decode_tokens, last.decode_tokens, now.decode_tokens),
+        ];
+        for (counter, before, after) in counters {
+            counter.inc_by(after.saturating_sub(before));
+        }
+        *last = now;
+    }
 }
 
 impl Metrics {
@@ -154,6 +199,7 @@ impl Metrics {
             prefill_tokens: self.engines.tokens.with_label_values(&[worker, "prefill"]),
             decode_tokens: self.engines.tokens.with_label_values(&[worker, "decode"]),
             ready: self.engines.ready.with_label_values(&[worker]),
+            restarts: self.engines.restarts.with_label_values(&[worker]),
         }
     }
 
@@ -291,6 +337,7 @@ impl Queues {
 impl Engines {
     fn new(r: &Registry) -> Result<Self, prometheus::Error> {
         let waiting = "Sequences handed to the worker and not in its batch yet.";
+        let restarts = "Times that an isolated worker's process died and was started again.";
         let tokens = "Tokens the engine computed, by phase: prefill or decode.";
         Ok(Self {
             running: gauges(
@@ -313,6 +360,7 @@ impl Engines {
                 "1 once the worker's model can be asked.",
                 &["worker"],
             )?,
+            restarts: counters(r, "worker_restarts_total", restarts, &["worker"])?,
         })
     }
 }
@@ -416,4 +464,26 @@ fn histograms(
 ) -> Result<HistogramVec, prometheus::Error> {
     let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
     register(r, HistogramVec::new(options, labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_process_that_starts_anew_go_on_and_gauges_start_anew() {
+        let metrics = Metrics::new().unwrap().worker("w");
+        let reading = |running, steps| WorkerReading {
+            running,
+            steps,
+            ..WorkerReading::default()
+        };
+        let mut last = WorkerReading::default();
+        metrics.follow(&mut last, reading(3, 10));
+        metrics.follow(&mut last, reading(2, 15));
+        metrics.follow(&mut last, WorkerReading::default());
+        assert_eq!((metrics.running.get(), metrics.steps.get()), (0, 15));
+        metrics.follow(&mut last, reading(1, 4));
+        assert_eq!((metrics.running.get(), metrics.steps.get()), (1, 19));
+    }
 }

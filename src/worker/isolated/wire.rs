@@ -125,7 +125,7 @@ pub(super) async fn write(
         while let Ok(frame) = frames.try_recv() {
             sink.feed(frame).await?;
         }
-        sink.flush().await?;
+        SinkExt::<Bytes>::flush(&mut sink).await?;
     }
     Ok(())
 }

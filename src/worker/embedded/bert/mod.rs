@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{Status, Thread};
@@ -16,7 +17,7 @@ use crate::worker::{Health, Worker};
 use encoder::Encoder;
 
 /// What an embedding worker is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BertOptions {
     /// Its name.
     pub name: String,

@@ -7,12 +7,14 @@ mod engine;
 mod layout;
 mod model;
 mod sequence;
+mod trial;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -23,12 +25,13 @@ use crate::worker::{Health, Worker};
 use engine::{Engine, Settings};
 use model::Model;
 use sequence::Job;
+pub(in crate::worker) use trial::try_load;
 
 /// Events that may wait for a slow reader; then its sequence pauses.
 const EVENTS: usize = 64;
 
 /// What a llama worker is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LlamaOptions {
     /// Its name.
     pub name: String,
@@ -44,6 +47,9 @@ pub struct LlamaOptions {
     pub layout: Layout,
     /// Where re-laid copies are kept.
     pub layouts: PathBuf,
+    /// Where it is kept which files were tried in a process of their own before they are loaded into this one.
+    /// None where they need not be: this process may die of them.
+    pub trials: Option<PathBuf>,
     /// Threads that compute.
     pub threads: Option<u32>,
 }
@@ -89,6 +95,10 @@ fn load_and_run(
     status: &Status<Model>,
 ) -> Result<(), String> {
     let threads = threads(options.threads);
+    trial::check_memory(&options.weights)?;
+    if let Some(trials) = &options.trials {
+        trial::try_once(&options.weights, trials)?;
+    }
     let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
     let model = Arc::new(Model::load(&weights, options.context_tokens)?);
     let settings = Settings {
