@@ -144,7 +144,11 @@ impl WorkerMetrics {
         self.waiting.set(now.waiting);
         let counters = [
             (&self.steps, last.steps, now.steps),
-            (&self.prefill_tokens, last.prefill_tokens, now.prefill_tokens),
+            (
+                &self.prefill_tokens,
+                last.prefill_tokens,
+                now.prefill_tokens,
+            ),
             (&self.decode_tokens, last.decode_tokens, now.decode_tokens),
         ];
         for (counter, before, after) in counters {

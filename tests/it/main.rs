@@ -10,6 +10,7 @@ mod harness;
 mod api;
 mod config;
 mod hang_up;
+mod isolate;
 mod isolation;
 mod layout;
 mod ledger;

@@ -90,7 +90,8 @@ impl Link {
         let mut state = self.state();
         state.health = Health::Failed(reason);
         state.outbox = None;
-        self.metrics.follow(&mut state.reading, WorkerReading::default());
+        self.metrics
+            .follow(&mut state.reading, WorkerReading::default());
         for (_, open) in state.open.drain() {
             let failure = Failure::Broken("its engine's process has died".into());
             // Whoever asked may have gone.

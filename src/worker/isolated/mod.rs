@@ -100,9 +100,7 @@ impl Worker for Isolated {
     }
 
     async fn generate(&self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
-        let mut call = self
-            .link
-            .open(progress, |id| Down::Generate { id, job })?;
+        let mut call = self.link.open(progress, |id| Down::Generate { id, job })?;
         match call.next().await {
             Some(Reply::Started) => Ok(Box::pin(stream::unfold(call, next_event))),
             Some(Reply::Failed(failure)) => Err(failure),
@@ -111,9 +109,7 @@ impl Worker for Isolated {
     }
 
     async fn embed(&self, request: Embed, progress: Arc<Progress>) -> Result<Embedded, Failure> {
-        let mut call = self
-            .link
-            .open(progress, |id| Down::Embed { id, request })?;
+        let mut call = self.link.open(progress, |id| Down::Embed { id, request })?;
         match call.next().await {
             Some(Reply::Embedded(embedded)) => Ok(embedded),
             Some(Reply::Failed(failure)) => Err(failure),

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ const KEPT_BEGINNINGS: [&str; 9] = [
 pub(super) fn spawn(stderr: Stdio) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     let environment = std::env::vars_os().filter(|(name, _)| is_kept(name));
-    let child = Command::new(std::env::current_exe()?)
+    let child = Command::new(this_binary()?)
+        .arg0("forebay")
         .arg(SUBCOMMAND)
         .env_clear()
         // On a failed assertion ggml would start a debugger, which holds the dying process for seconds.
@@ -54,6 +56,18 @@ pub(super) fn spawn(stderr: Stdio) -> io::Result<(Child, UnixStream)> {
         .spawn()?;
     ours.set_nonblocking(true)?;
     Ok((child, UnixStream::from_std(ours)?))
+}
+
+/// The file that this process runs, also where an update has put another one under its name: both sides have to
+/// speak the same protocol.
+#[cfg(target_os = "linux")]
+fn this_binary() -> io::Result<PathBuf> {
+    Ok(PathBuf::from("/proc/self/exe"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn this_binary() -> io::Result<PathBuf> {
+    std::env::current_exe()
 }
 
 fn is_kept(name: &OsStr) -> bool {
@@ -148,7 +162,11 @@ mod tests {
 
     #[test]
     fn secrets_stay_with_the_parent() {
-        for secret in ["FOREBAY_TENANCY__BOOTSTRAP_KEY", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY"] {
+        for secret in [
+            "FOREBAY_TENANCY__BOOTSTRAP_KEY",
+            "AWS_SECRET_ACCESS_KEY",
+            "OPENAI_API_KEY",
+        ] {
             assert!(!is_kept(OsStr::new(secret)), "{secret}");
         }
         for needed in ["HOME", "PATH", "RUST_LOG", "OMP_NUM_THREADS"] {

@@ -93,7 +93,12 @@ async fn keep_running(
         }
         let reason = format!("its engine's process {ended}; a new one is started");
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        tracing::error!(worker = name, reason, pause_ms, "a worker's process is gone");
+        tracing::error!(
+            worker = name,
+            reason,
+            pause_ms,
+            "a worker's process is gone"
+        );
         link.down(reason);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -142,11 +147,7 @@ async fn run(
 ///
 /// # Errors
 /// It says what it may not, or its engine broke.
-async fn read(
-    mut source: Source,
-    link: &Link,
-    ready: &mut Option<Instant>,
-) -> Result<(), String> {
+async fn read(mut source: Source, link: &Link, ready: &mut Option<Instant>) -> Result<(), String> {
     while let Some(message) = source.next().await.map_err(|error| error.to_string())? {
         match message {
             Up::Health(Health::Failed(reason)) if ready.is_some() => return Err(reason),

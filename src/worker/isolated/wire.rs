@@ -52,7 +52,11 @@ pub(super) enum Up {
     /// What its metrics stand at, since the process began.
     Metrics(WorkerReading),
     /// Of a request. `counted` is what was counted until now, so that what is generated is never unbilled.
-    Reply { id: u64, counted: Count, reply: Reply },
+    Reply {
+        id: u64,
+        counted: Count,
+        reply: Reply,
+    },
     /// The last that is said of a request: its place is free.
     Done { id: u64 },
 }
