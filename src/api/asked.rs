@@ -11,7 +11,7 @@ use super::auth::Authenticated;
 use super::error::ApiError;
 use super::request_id::Arrived;
 use crate::gateway::Ask;
-use crate::types::{Caller, Endpoint, RequestId};
+use crate::types::{Caller, Class, Endpoint, RequestId};
 
 /// `user` is kept in the ledger for ever.
 const MAX_END_USER_BYTES: usize = 256;
@@ -38,6 +38,7 @@ impl Asked {
             end_user,
             endpoint,
             model: model.to_owned(),
+            class: Class::Standard,
             arrived: self.arrived,
             body,
         }

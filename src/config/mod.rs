@@ -154,6 +154,15 @@ impl Config {
                     model.base()
                 ));
             }
+            let runs_it = |worker: &&WorkerConfig| worker.model == *model.base();
+            let mut workers = self.workers.iter().filter(runs_it);
+            if model.adapter().is_some() && workers.any(|worker| worker.engine != EngineKind::Llama)
+            {
+                return Err(format!(
+                    "model {:?} has an adapter, which only workers of the engine llama can load",
+                    model.name
+                ));
+            }
         }
         Ok(())
     }

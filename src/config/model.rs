@@ -1,7 +1,9 @@
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::check_name;
-use crate::types::Price;
+use crate::types::{Adapter, Price};
 
 /// `[[model]]`: a name that clients ask for, what it stands on and what it costs.
 #[derive(Debug, Clone, Deserialize)]
@@ -11,6 +13,10 @@ pub struct ModelConfig {
     pub name: String,
     /// The `model` of the workers that run it; its own name by default.
     base: Option<String>,
+    /// A LoRA adapter over the base, a GGUF file. A relative path is seen from the working directory.
+    adapter: Option<PathBuf>,
+    /// What the adapter's change of the weights is multiplied with; 1 is as it was trained.
+    adapter_scale: Option<f32>,
     /// What it costs; nothing by default.
     #[serde(default)]
     price: PriceConfig,
@@ -32,6 +38,14 @@ impl ModelConfig {
         self.base.as_ref().unwrap_or(&self.name)
     }
 
+    /// The adapter over the base, where it has one.
+    #[must_use]
+    pub fn adapter(&self) -> Option<Adapter> {
+        let path = self.adapter.clone()?;
+        let scale = self.adapter_scale.unwrap_or(1.0);
+        Some(Adapter { path, scale })
+    }
+
     /// What its tokens cost. The version names the numbers, so the same ones are the same version.
     ///
     /// # Errors
@@ -51,6 +65,16 @@ impl ModelConfig {
 
     pub(super) fn check(&self) -> Result<(), String> {
         check_name("[[model]]", &self.name)?;
+        let wrong = |what: &str| Err(format!("[[model]] {}: {what}", self.name));
+        match self.adapter_scale {
+            Some(_) if self.adapter.is_none() => {
+                return wrong("adapter_scale without an adapter");
+            }
+            Some(scale) if !scale.is_finite() => {
+                return wrong("adapter_scale is no number");
+            }
+            _ => {}
+        }
         self.price()
             .map(drop)
             .map_err(|error| format!("[[model]] {}: price {error}", self.name))

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::check_name;
-use crate::types::{Kind, Layout};
+use crate::types::{CellType, Kind, Layout};
 
 /// `[[worker]]`: something that runs a model.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +35,19 @@ pub struct WorkerConfig {
     /// the memory, costs this worker's requests and nothing else.
     #[serde(default)]
     pub isolate: bool,
+    /// How the cells of the KV cache are kept: `f16` or `q8_0`. For llama alone.
+    #[serde(default)]
+    pub kv_type: CellType,
+    /// MiB of host memory for states of prompts and answers, from which later prompts of the same tenant
+    /// that begin alike go on; 0 keeps none. For llama alone.
+    #[serde(default = "default_prefix_cache_mib")]
+    pub prefix_cache_mib: u32,
+    /// LoRA adapters that are loaded at once. For llama alone.
+    #[serde(default = "default_adapters")]
+    pub adapters: u32,
+    /// Requests that run at once on each adapter.
+    #[serde(default = "default_adapter_slots")]
+    pub adapter_slots: u32,
     /// Threads that compute; as many as there are cores by default.
     pub threads: Option<u32>,
 }
@@ -63,6 +76,18 @@ fn default_step_tokens() -> u32 {
     128
 }
 
+fn default_prefix_cache_mib() -> u32 {
+    1024
+}
+
+fn default_adapters() -> u32 {
+    4
+}
+
+fn default_adapter_slots() -> u32 {
+    4
+}
+
 impl WorkerConfig {
     /// What its model can be asked for.
     #[must_use]
@@ -80,6 +105,9 @@ impl WorkerConfig {
             ("slots", self.slots, 1..=256),
             ("context_tokens", self.context_tokens, 16..=1_048_576),
             ("step_tokens", self.step_tokens, 1..=8192),
+            ("prefix_cache_mib", self.prefix_cache_mib, 0..=1_048_576),
+            ("adapters", self.adapters, 1..=64),
+            ("adapter_slots", self.adapter_slots, 1..=256),
             ("threads", self.threads.unwrap_or(1), 1..=1024),
         ];
         for (key, value, range) in ranges {

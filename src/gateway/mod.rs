@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::metering::{self, Meter, Metering};
 use crate::router::{self, Router};
-use crate::scheduler::{self, Scheduler, Slot};
+use crate::scheduler::{self, Need, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy};
 use crate::types::{
@@ -43,6 +43,8 @@ pub struct Ask<T> {
     pub endpoint: Endpoint,
     /// The model that is asked for.
     pub model: String,
+    /// How urgent it is.
+    pub class: Class,
     /// When it came.
     pub arrived: Instant,
     /// What is asked.
@@ -91,14 +93,17 @@ impl Gateway {
     pub async fn generate(&self, ask: Ask<Generate>) -> Result<(Served, Meter), Error> {
         let plan = self.router.resolve(&ask.model, Kind::Generate)?;
         let admission = self.metering.admit()?;
-        let slot = self.scheduler.submit(&plan).await?;
+        let need = Need {
+            class: ask.class,
+            answers: ask.body.answers(),
+        };
+        let slot = self.scheduler.submit(&plan, need).await?;
         let (served, flown) = describe(&ask, &plan, &slot);
-        let class = flown.class;
         let mut flight = self.metering.dispatch(admission, flown);
         let job = Job {
             request: ask.body,
             tenant: ask.caller.project,
-            class,
+            class: ask.class,
             adapter: plan.adapter,
         };
         let events = match slot.generate(job, flight.progress()).await {
@@ -117,7 +122,11 @@ impl Gateway {
     pub async fn embed(&self, ask: Ask<Embed>) -> Result<(Served, Vec<Vec<f32>>, Usage), Error> {
         let plan = self.router.resolve(&ask.model, Kind::Embed)?;
         let admission = self.metering.admit()?;
-        let slot = self.scheduler.submit(&plan).await?;
+        let need = Need {
+            class: ask.class,
+            answers: 1,
+        };
+        let slot = self.scheduler.submit(&plan, need).await?;
         let (served, flown) = describe(&ask, &plan, &slot);
         let mut flight = self.metering.dispatch(admission, flown);
         let embedded = match slot.embed(ask.body, flight.progress()).await {
@@ -148,7 +157,7 @@ fn describe<T>(ask: &Ask<T>, plan: &Plan, slot: &Slot) -> (Served, Flown) {
         revision: Arc::clone(&plan.revision),
         worker: Arc::clone(&served.worker),
         endpoint: ask.endpoint,
-        class: Class::Standard,
+        class: ask.class,
         price: Arc::clone(&plan.price),
         started: Timestamp::now(),
     };

@@ -254,7 +254,7 @@ impl Flights {
 fn usage_of(count: crate::types::Count) -> Usage {
     Usage {
         prompt_tokens: count.prompt_tokens,
-        cached_tokens: 0,
+        cached_tokens: count.cached_tokens,
         completion_tokens: count.completion_tokens,
     }
 }

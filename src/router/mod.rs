@@ -53,7 +53,13 @@ impl Router {
         for model in &config.models_named {
             let runs_it = |worker: &&WorkerConfig| worker.model == *model.base();
             if let Some(worker) = config.workers.iter().find(runs_it) {
-                let served = serve(&model.name, worker, model.price()?);
+                let mut served = serve(&model.name, worker, model.price()?);
+                served.plan.adapter = model.adapter().map(Arc::new);
+                if let Some(adapter) = &served.plan.adapter {
+                    let stem = adapter.path.file_stem().unwrap_or_default();
+                    let revision = format!("{}+{}", worker.model, stem.to_string_lossy());
+                    served.plan.revision = revision.into();
+                }
                 models.insert(model.name.clone(), served);
             }
         }

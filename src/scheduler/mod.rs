@@ -16,7 +16,7 @@ use futures_core::Stream;
 pub use pool::Limits;
 
 use crate::telemetry::Metrics;
-use crate::types::{Embed, Embedded, Event, Events, Failure, Job, Plan, Progress};
+use crate::types::{Class, Embed, Embedded, Event, Events, Failure, Job, Plan, Progress};
 use crate::worker::{Health, Worker};
 use pool::{Hold, Pool};
 
@@ -35,6 +35,15 @@ pub enum Error {
     /// No worker serves such a plan: a fault of the wiring.
     #[error("no worker serves this model")]
     NoWorker,
+}
+
+/// What a request needs of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// How urgent it is.
+    pub class: Class,
+    /// Answers that it asks for: each takes a place.
+    pub answers: u32,
 }
 
 /// All pools. A pool is the workers that can serve one plan.
@@ -71,15 +80,16 @@ impl Scheduler {
         Self { pools }
     }
 
-    /// Waits for a slot on a worker that can serve the plan.
+    /// Waits for a slot on a worker that can serve the plan. A request with more answers than the pool has
+    /// places waits for all of them; the worker runs the rest after the first.
     ///
     /// # Errors
     /// The queue is full, the wait was too long, or no worker is ready.
-    pub async fn submit(&self, plan: &Plan) -> Result<Slot, Error> {
+    pub async fn submit(&self, plan: &Plan, need: Need) -> Result<Slot, Error> {
         self.pools
             .get(&plan.pool)
             .ok_or(Error::NoWorker)?
-            .slot()
+            .slot(need)
             .await
     }
 

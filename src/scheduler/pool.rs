@@ -1,12 +1,13 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Error, Slot};
+use super::{Error, Need, Slot};
 use crate::telemetry::PoolMetrics;
+use crate::types::Class;
 use crate::worker::{Health, Worker};
 
 /// How a pool's queue is bounded.
@@ -23,6 +24,9 @@ pub(super) struct Pool {
     members: Vec<Member>,
     /// One permit for each place of every worker. Fair: who came first goes first.
     slots: Arc<Semaphore>,
+    total: u32,
+    /// Places that the batch class holds and would make way from, less those that others have taken so.
+    lent: Arc<AtomicI64>,
     waiting: AtomicUsize,
     limits: Limits,
     metrics: PoolMetrics,
@@ -36,14 +40,18 @@ struct Member {
 
 /// A place on one worker, which is given back on drop.
 pub(super) struct Hold {
-    _permit: OwnedSemaphorePermit,
+    /// None where the place is borrowed.
+    _permit: Option<OwnedSemaphorePermit>,
+    places: u32,
+    /// What is added to the pool's lent places at the end: what was borrowed, or less what was lent.
+    lent: Option<(Arc<AtomicI64>, i64)>,
     taken: Arc<AtomicUsize>,
     busy: IntGauge,
 }
 
 impl Pool {
     pub(super) fn new(workers: Vec<Arc<dyn Worker>>, limits: Limits, metrics: PoolMetrics) -> Self {
-        let total = workers.iter().map(|worker| worker.capacity()).sum();
+        let total: usize = workers.iter().map(|worker| worker.capacity()).sum();
         let member = |worker| Member {
             worker,
             taken: Arc::default(),
@@ -51,6 +59,8 @@ impl Pool {
         Self {
             members: workers.into_iter().map(member).collect(),
             slots: Arc::new(Semaphore::new(total)),
+            total: u32::try_from(total).unwrap_or(u32::MAX),
+            lent: Arc::default(),
             waiting: AtomicUsize::new(0),
             limits,
             metrics,
@@ -61,34 +71,48 @@ impl Pool {
         self.members.iter().map(|member| &member.worker)
     }
 
-    pub(super) async fn slot(&self) -> Result<Slot, Error> {
+    pub(super) async fn slot(&self, need: Need) -> Result<Slot, Error> {
         self.assert_ready()?;
         let start = Instant::now();
-        let permit = self.wait().await;
+        let places = need.answers.clamp(1, self.total);
+        let permit = self.wait(need.class, places).await;
         let queued = start.elapsed();
         self.metrics.wait_seconds.observe(queued.as_secs_f64());
         let member = self.freest().ok_or(Error::NoWorker)?;
         Ok(Slot {
             worker: Arc::clone(&member.worker),
             queued,
-            hold: self.hold(member, permit?),
+            hold: self.hold(member, permit?, need.class, places),
         })
     }
 
-    async fn wait(&self) -> Result<OwnedSemaphorePermit, Error> {
+    async fn wait(&self, class: Class, places: u32) -> Result<Option<OwnedSemaphorePermit>, Error> {
         let slots = Arc::clone(&self.slots);
         // Who finds a free slot doesn't wait; max_queue = 0 then means "serve or refuse".
-        if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
-            return Ok(permit);
+        if let Ok(permit) = Arc::clone(&slots).try_acquire_many_owned(places) {
+            return Ok(Some(permit));
+        }
+        // Nor does who may take the place of the batch class: the worker puts that aside.
+        if class > Class::Batch && self.borrow(places.into()) {
+            return Ok(None);
         }
         let _waits = self.enter()?;
-        match tokio::time::timeout(self.limits.queue_timeout, slots.acquire_owned()).await {
-            Ok(permit) => permit.map_err(|_| Error::NoWorker),
+        let free = slots.acquire_many_owned(places);
+        match tokio::time::timeout(self.limits.queue_timeout, free).await {
+            Ok(permit) => permit.map(Some).map_err(|_| Error::NoWorker),
             Err(_) => {
                 self.metrics.timeout.inc();
                 Err(Error::QueueTimeout)
             }
         }
+    }
+
+    /// Takes places that the batch class will make way from.
+    fn borrow(&self, places: i64) -> bool {
+        let left = |lent: i64| (lent >= places).then(|| lent - places);
+        self.lent
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, left)
+            .is_ok()
     }
 
     /// The ready worker with the most places free. The pool's permit says that there is room somewhere;
@@ -103,10 +127,27 @@ impl Pool {
             })
     }
 
-    fn hold(&self, member: &Member, permit: OwnedSemaphorePermit) -> Hold {
-        member.taken.fetch_add(1, Ordering::AcqRel);
+    fn hold(
+        &self,
+        member: &Member,
+        permit: Option<OwnedSemaphorePermit>,
+        class: Class,
+        places: u32,
+    ) -> Hold {
+        member.taken.fetch_add(places as usize, Ordering::AcqRel);
+        let lends = class == Class::Batch && member.worker.preempts();
+        let lent = match (&permit, lends) {
+            (None, _) => Some(i64::from(places)),
+            (Some(_), true) => {
+                self.lent.fetch_add(places.into(), Ordering::AcqRel);
+                Some(-i64::from(places))
+            }
+            (Some(_), false) => None,
+        };
         self.metrics.busy.inc();
         Hold {
+            lent: lent.map(|places| (Arc::clone(&self.lent), places)),
+            places,
             _permit: permit,
             taken: Arc::clone(&member.taken),
             busy: self.metrics.busy.clone(),
@@ -150,7 +191,11 @@ impl Drop for Waits<'_> {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
+        let places = self.places as usize;
+        self.taken.fetch_sub(places, Ordering::AcqRel);
         self.busy.dec();
+        if let Some((lent, places)) = &self.lent {
+            lent.fetch_add(*places, Ordering::AcqRel);
+        }
     }
 }

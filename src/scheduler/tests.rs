@@ -22,6 +22,9 @@ impl Worker for Idle {
     fn health(&self) -> Health {
         self.health.clone()
     }
+    fn preempts(&self) -> bool {
+        true
+    }
     async fn generate(&self, _: Job, _: Arc<Progress>) -> Result<Events, Failure> {
         Ok(Box::pin(stream::pending()))
     }
@@ -55,6 +58,11 @@ fn plan() -> Plan {
     }
 }
 
+const NEED: Need = Need {
+    class: Class::Standard,
+    answers: 1,
+};
+
 fn job() -> Job {
     Job {
         request: Generate::default(),
@@ -67,10 +75,14 @@ fn job() -> Job {
 #[tokio::test]
 async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
     let scheduler = scheduler(&[(1, Health::Ready)], 8);
-    let slot = scheduler.submit(&plan()).await.unwrap();
+    let slot = scheduler.submit(&plan(), NEED).await.unwrap();
     let events = slot.generate(job(), Arc::default()).await.unwrap();
-    let later =
-        tokio::spawn(async move { scheduler.submit(&plan()).await.map(|slot| slot.queued()) });
+    let later = tokio::spawn(async move {
+        scheduler
+            .submit(&plan(), NEED)
+            .await
+            .map(|slot| slot.queued())
+    });
     sleep(Duration::from_millis(50)).await;
     assert!(!later.is_finished());
     drop(events);
@@ -80,9 +92,10 @@ async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
 #[tokio::test]
 async fn over_the_bound_a_request_is_refused_at_once() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
-    let _held = scheduler.submit(&plan()).await.unwrap();
+    let _held = scheduler.submit(&plan(), NEED).await.unwrap();
     let plan = plan();
-    let (first, second) = tokio::join!(scheduler.submit(&plan), scheduler.submit(&plan));
+    let (first, second) =
+        tokio::join!(scheduler.submit(&plan, NEED), scheduler.submit(&plan, NEED));
     assert!(matches!(first, Err(Error::QueueTimeout)));
     assert!(matches!(second, Err(Error::QueueFull)));
 }
@@ -90,11 +103,12 @@ async fn over_the_bound_a_request_is_refused_at_once() {
 #[tokio::test]
 async fn one_that_gives_up_leaves_the_queue() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
-    let held = scheduler.submit(&plan()).await.unwrap();
+    let held = scheduler.submit(&plan(), NEED).await.unwrap();
     let plan = plan();
-    let gave_up = tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan)).await;
+    let gave_up =
+        tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan, NEED)).await;
     assert!(gave_up.is_err());
-    let waits = scheduler.submit(&plan);
+    let waits = scheduler.submit(&plan, NEED);
     drop(held);
     assert!(waits.await.is_ok());
 }
@@ -107,7 +121,7 @@ async fn the_freest_ready_worker_is_chosen() {
     );
     let mut slots = Vec::new();
     for _ in 0..5 {
-        slots.push(scheduler.submit(&plan()).await.unwrap());
+        slots.push(scheduler.submit(&plan(), NEED).await.unwrap());
     }
     let capacities: Vec<_> = slots.iter().map(|slot| slot.worker.capacity()).collect();
     assert_eq!(capacities.iter().filter(|places| **places == 3).count(), 3);
@@ -118,8 +132,50 @@ async fn the_freest_ready_worker_is_chosen() {
 async fn a_model_that_loads_is_not_waited_for() {
     let scheduler = scheduler(&[(1, Health::Loading)], 8);
     assert!(matches!(
-        scheduler.submit(&plan()).await,
+        scheduler.submit(&plan(), NEED).await,
         Err(Error::NotReady(_))
     ));
     assert_eq!(scheduler.not_ready(), ["idle: loading"]);
+}
+
+#[tokio::test]
+async fn the_batch_class_lends_its_places_as_long_as_it_holds_them() {
+    let scheduler = scheduler(&[(2, Health::Ready)], 0);
+    let plan = plan();
+    let take = |class| {
+        let need = Need { class, answers: 1 };
+        scheduler.submit(&plan, need)
+    };
+    let batch = take(Class::Batch).await.unwrap();
+    let second = take(Class::Standard).await.unwrap();
+    // All places are taken, and one of them by the batch class.
+    assert!(take(Class::Batch).await.is_err());
+    let borrowed = take(Class::Interactive).await.unwrap();
+    assert!(take(Class::Interactive).await.is_err());
+    drop(borrowed);
+    let borrowed = take(Class::Standard).await.unwrap();
+    drop(batch);
+    // The place that came free is anybody's, and there is nothing to be lent.
+    let third = take(Class::Standard).await.unwrap();
+    drop(borrowed);
+    assert!(take(Class::Standard).await.is_err());
+    drop((second, third));
+}
+
+#[tokio::test]
+async fn each_answer_takes_a_place() {
+    let scheduler = scheduler(&[(3, Health::Ready)], 0);
+    let plan = plan();
+    let take = |answers| {
+        let need = Need { answers, ..NEED };
+        scheduler.submit(&plan, need)
+    };
+    let two = take(2).await.unwrap();
+    assert!(take(2).await.is_err());
+    drop(two);
+    // More than there are take all that there are.
+    let all = take(100).await.unwrap();
+    assert!(take(1).await.is_err());
+    drop(all);
+    take(1).await.unwrap();
 }

@@ -59,6 +59,12 @@ struct Engines {
     tokens: IntCounterVec,
     ready: IntGaugeVec,
     restarts: IntCounterVec,
+    kv_cells: IntGaugeVec,
+    kv_cells_limit: IntGaugeVec,
+    adapters: IntGaugeVec,
+    preemptions: IntCounterVec,
+    prefix_tokens: IntCounterVec,
+    prefix_bytes: IntGaugeVec,
 }
 
 /// What the ledger's writer reports.
@@ -110,6 +116,20 @@ pub struct WorkerMetrics {
     pub decode_tokens: IntCounter,
     /// 1 once the model can be asked.
     pub ready: IntGauge,
+    /// Cells of the KV cache that hold a token.
+    pub kv_cells: IntGauge,
+    /// Cells that there are.
+    pub kv_cells_limit: IntGauge,
+    /// LoRA adapters that are loaded.
+    pub adapters: IntGauge,
+    /// Sequences that were put aside for a higher class.
+    pub preemptions: IntCounter,
+    /// Prompt tokens for which a kept state was looked for.
+    pub prefix_asked: IntCounter,
+    /// Prompt tokens that a kept state saved.
+    pub prefix_found: IntCounter,
+    /// Bytes of kept states.
+    pub prefix_bytes: IntGauge,
     /// Times that a process of its own was started again.
     pub restarts: IntCounter,
 }
@@ -117,42 +137,51 @@ pub struct WorkerMetrics {
 /// What a worker's engine stands at, to be told to another process. How the worker is, is told on its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerReading {
-    running: i64,
-    waiting: i64,
-    steps: u64,
-    prefill_tokens: u64,
-    decode_tokens: u64,
+    gauges: [i64; 6],
+    counters: [u64; 6],
 }
 
 impl WorkerMetrics {
+    fn gauges(&self) -> [&IntGauge; 6] {
+        [
+            &self.running,
+            &self.waiting,
+            &self.kv_cells,
+            &self.kv_cells_limit,
+            &self.adapters,
+            &self.prefix_bytes,
+        ]
+    }
+
+    fn counters(&self) -> [&IntCounter; 6] {
+        [
+            &self.steps,
+            &self.prefill_tokens,
+            &self.decode_tokens,
+            &self.preemptions,
+            &self.prefix_asked,
+            &self.prefix_found,
+        ]
+    }
+
     /// What they stand at.
     #[must_use]
     pub fn read(&self) -> WorkerReading {
         WorkerReading {
-            running: self.running.get(),
-            waiting: self.waiting.get(),
-            steps: self.steps.get(),
-            prefill_tokens: self.prefill_tokens.get(),
-            decode_tokens: self.decode_tokens.get(),
+            gauges: self.gauges().map(IntGauge::get),
+            counters: self.counters().map(IntCounter::get),
         }
     }
 
     /// Takes over what another process's stand at. Counters grow by what came since `last`, which becomes
     /// `now`: they never fall, though a new process starts at zero.
     pub fn follow(&self, last: &mut WorkerReading, now: WorkerReading) {
-        self.running.set(now.running);
-        self.waiting.set(now.waiting);
-        let counters = [
-            (&self.steps, last.steps, now.steps),
-            (
-                &self.prefill_tokens,
-                last.prefill_tokens,
-                now.prefill_tokens,
-            ),
-            (&self.decode_tokens, last.decode_tokens, now.decode_tokens),
-        ];
-        for (counter, before, after) in counters {
-            counter.inc_by(after.saturating_sub(before));
+        for (gauge, value) in self.gauges().into_iter().zip(now.gauges) {
+            gauge.set(value);
+        }
+        let rises = last.counters.iter().zip(now.counters);
+        for (counter, (before, after)) in self.counters().into_iter().zip(rises) {
+            counter.inc_by(after.saturating_sub(*before));
         }
         *last = now;
     }
@@ -196,6 +225,10 @@ impl Metrics {
     /// The metrics of one worker, which stand at zero from now on.
     #[must_use]
     pub fn worker(&self, worker: &str) -> WorkerMetrics {
+        let prefix_tokens = |what| {
+            let tokens = &self.engines.prefix_tokens;
+            tokens.with_label_values(&[worker, what])
+        };
         WorkerMetrics {
             running: self.engines.running.with_label_values(&[worker]),
             waiting: self.engines.waiting.with_label_values(&[worker]),
@@ -204,6 +237,13 @@ impl Metrics {
             decode_tokens: self.engines.tokens.with_label_values(&[worker, "decode"]),
             ready: self.engines.ready.with_label_values(&[worker]),
             restarts: self.engines.restarts.with_label_values(&[worker]),
+            kv_cells: self.engines.kv_cells.with_label_values(&[worker]),
+            kv_cells_limit: self.engines.kv_cells_limit.with_label_values(&[worker]),
+            adapters: self.engines.adapters.with_label_values(&[worker]),
+            preemptions: self.engines.preemptions.with_label_values(&[worker]),
+            prefix_asked: prefix_tokens("asked"),
+            prefix_found: prefix_tokens("found"),
+            prefix_bytes: self.engines.prefix_bytes.with_label_values(&[worker]),
         }
     }
 
@@ -343,6 +383,10 @@ impl Engines {
         let waiting = "Sequences handed to the worker and not in its batch yet.";
         let restarts = "Times that an isolated worker's process died and was started again.";
         let tokens = "Tokens the engine computed, by phase: prefill or decode.";
+        let cells = "Cells of the KV cache that hold a token.";
+        let aside = "Sequences put aside for one of a higher class.";
+        let prefix =
+            "Prompt tokens asked of the prefix cache, and those found in it: the hit ratio.";
         Ok(Self {
             running: gauges(
                 r,
@@ -365,6 +409,22 @@ impl Engines {
                 &["worker"],
             )?,
             restarts: counters(r, "worker_restarts_total", restarts, &["worker"])?,
+            kv_cells: gauges(r, "kv_cells", cells, &["worker"])?,
+            kv_cells_limit: gauges(
+                r,
+                "kv_cells_limit",
+                "Cells of the KV cache that there are.",
+                &["worker"],
+            )?,
+            adapters: gauges(r, "adapters_loaded", "LoRA adapters loaded.", &["worker"])?,
+            preemptions: counters(r, "preemptions_total", aside, &["worker"])?,
+            prefix_tokens: counters(r, "prefix_cache_tokens_total", prefix, &["worker", "what"])?,
+            prefix_bytes: gauges(
+                r,
+                "prefix_cache_bytes",
+                "Host memory of the prefix cache.",
+                &["worker"],
+            )?,
         })
     }
 }
@@ -478,9 +538,8 @@ mod tests {
     fn counters_of_a_process_that_starts_anew_go_on_and_gauges_start_anew() {
         let metrics = Metrics::new().unwrap().worker("w");
         let reading = |running, steps| WorkerReading {
-            running,
-            steps,
-            ..WorkerReading::default()
+            gauges: [running, 0, 0, 0, 0, 0],
+            counters: [steps, 0, 0, 0, 0, 0],
         };
         let mut last = WorkerReading::default();
         metrics.follow(&mut last, reading(3, 10));

@@ -79,6 +79,8 @@ impl Finish {
 /// A token and how likely it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
+    /// Its id in the model's vocabulary.
+    pub id: u32,
     /// The token's bytes, which need not be whole characters.
     pub bytes: Vec<u8>,
     /// ln p of the raw logits; `None` for the first token of a prompt, which nothing came before.

@@ -13,3 +13,15 @@ pub enum Layout {
     #[serde(rename = "q8_0")]
     Q8_0,
 }
+
+/// How an engine keeps the cells of its KV cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CellType {
+    /// Half precision.
+    #[default]
+    #[serde(rename = "f16")]
+    F16,
+    /// Blocks of 32 numbers of 8 bits: about half the memory, and a little less exact.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}

@@ -24,7 +24,7 @@ pub use generate::{
     ToolChoice, Tools,
 };
 pub use ids::{KeyId, ProjectId, RequestId};
-pub use layout::Layout;
+pub use layout::{CellType, Layout};
 pub use money::{Money, Price};
 pub use plan::{Endpoint, Kind, Plan};
 pub use ports::{

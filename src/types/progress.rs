@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,13 +8,18 @@ use serde::{Deserialize, Serialize};
 /// what the worker adds later is refused, so that both sides know the same number without waiting for
 /// each other.
 #[derive(Debug, Default)]
-pub struct Progress(AtomicU64);
+pub struct Progress {
+    bits: AtomicU64,
+    cached: AtomicU32,
+}
 
 /// A reading of [`Progress`], in tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// The prompt, once the worker has taken it on; 0 before.
     pub prompt_tokens: u32,
+    /// Of the prompt's tokens, those whose state was reused.
+    pub cached_tokens: u32,
     /// Tokens generated so far.
     pub completion_tokens: u32,
 }
@@ -26,7 +31,17 @@ const PROMPT_MASK: u64 = 0x7fff_ffff;
 impl Progress {
     /// The worker takes on a prompt of this many tokens. False when closed: it need not start.
     pub fn start(&self, prompt_tokens: u32) -> bool {
-        self.add(u64::from(prompt_tokens & 0x7fff_ffff) << PROMPT_SHIFT)
+        self.start_cached(prompt_tokens, 0)
+    }
+
+    /// As [`Progress::start`], where the state of so many of the tokens is reused.
+    pub fn start_cached(&self, prompt_tokens: u32, cached_tokens: u32) -> bool {
+        let taken = self.add(u64::from(prompt_tokens & 0x7fff_ffff) << PROMPT_SHIFT);
+        if taken {
+            // Closed right between the two, the prompt counts as computed.
+            self.cached.fetch_add(cached_tokens, Ordering::AcqRel);
+        }
+        taken
     }
 
     /// The worker has generated one more token. False when closed: the token is nobody's.
@@ -41,7 +56,7 @@ impl Progress {
     }
 
     fn add(&self, amount: u64) -> bool {
-        self.0
+        self.bits
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
                 (value & CLOSED == 0).then(|| value + amount)
             })
@@ -50,27 +65,27 @@ impl Progress {
 
     /// Whether the meter has closed it.
     pub fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire) & CLOSED != 0
+        self.bits.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// What stands so far.
     pub fn read(&self) -> Count {
-        Count::from_bits(self.0.load(Ordering::Acquire))
+        self.count(self.bits.load(Ordering::Acquire))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are masked")]
+    fn count(&self, bits: u64) -> Count {
+        let prompt_tokens = ((bits >> PROMPT_SHIFT) & PROMPT_MASK) as u32;
+        Count {
+            prompt_tokens,
+            cached_tokens: self.cached.load(Ordering::Acquire).min(prompt_tokens),
+            completion_tokens: bits as u32,
+        }
     }
 
     /// Ends the counting and gives the final count.
     pub fn close(&self) -> Count {
-        Count::from_bits(self.0.fetch_or(CLOSED, Ordering::AcqRel))
-    }
-}
-
-impl Count {
-    #[expect(clippy::cast_possible_truncation, reason = "both halves are masked")]
-    fn from_bits(bits: u64) -> Self {
-        Self {
-            prompt_tokens: ((bits >> PROMPT_SHIFT) & PROMPT_MASK) as u32,
-            completion_tokens: bits as u32,
-        }
+        self.count(self.bits.fetch_or(CLOSED, Ordering::AcqRel))
     }
 }
 
@@ -81,10 +96,11 @@ mod tests {
     #[test]
     fn what_comes_after_the_close_does_not_count() {
         let progress = Progress::default();
-        assert!(progress.start(7));
+        assert!(progress.start_cached(7, 3));
         assert!(progress.advance());
         let count = Count {
             prompt_tokens: 7,
+            cached_tokens: 3,
             completion_tokens: 1,
         };
         assert_eq!(progress.close(), count);

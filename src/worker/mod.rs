@@ -43,6 +43,12 @@ pub trait Worker: Send + Sync {
     /// Whether it can be asked.
     fn health(&self) -> Health;
 
+    /// Whether it puts a sequence of the batch class aside when one of a higher class comes: then it may be
+    /// given as many more of those as it runs of the batch class.
+    fn preempts(&self) -> bool {
+        false
+    }
+
     /// Starts an answer. Dropping the stream cancels it.
     ///
     /// # Errors

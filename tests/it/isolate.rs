@@ -92,7 +92,7 @@ fn text(answer: &Value) -> &str {
 /// An answer, the same streamed, and vectors.
 async fn answers(server: &Server) -> (Value, Joined, Value) {
     let ask =
-        json!({"ask": "Name three rivers.", "max_tokens": 48, "logprobs": true, "top_logprobs": 2});
+        json!({"ask": "Name three rivers.", "max_tokens": 24, "logprobs": true, "top_logprobs": 2});
     let whole = server.chat(ask.clone()).await;
     let streamed = server.stream(ask).await.text().await.unwrap();
     (whole, Joined::read(&streamed), embeddings(server).await)
@@ -105,10 +105,6 @@ async fn isolated_workers_answer_as_others_do() {
         let server = Server::start_on(config, &[]).await;
         assert_eq!(children(&server).len(), 2);
         let answers = answers(&server).await;
-
-        let long = json!({"ask": "Hello", "max_tokens": 3000});
-        let cut = server.chat(long).await["usage"]["completion_tokens"].clone();
-        assert!(cut.as_u64().unwrap() > 0);
         let body = chat(json!({"ask": "word ".repeat(4000)}));
         let error = server.refused("/v1/chat/completions", &body, 400).await;
         assert_eq!(error["code"], "context_length_exceeded");
@@ -203,13 +199,14 @@ async fn a_process_that_dies_costs_its_own_requests_and_nothing_else() {
 
 #[tokio::test]
 async fn a_process_leaves_with_its_parent_and_for_no_signal_before() {
-    let mut server = Server::start_on(isolated(), &[]).await;
+    let patient = [("FOREBAY_SERVER__DRAIN_S", "300")];
+    let mut server = Server::start_on(isolated(), &patient).await;
     let child = only_child(&server);
     let environment = std::fs::read(format!("/proc/{child}/environ")).unwrap();
     let environment = String::from_utf8_lossy(&environment);
     assert!(environment.contains("HOME=") && !environment.contains("FOREBAY_STORE"));
 
-    let body = json!({"ask": "Tell me a story.", "max_tokens": 200, "ignore_eos": true});
+    let body = json!({"ask": "Tell me a story.", "max_tokens": 80, "ignore_eos": true});
     let mut answer = server.stream(body).await;
     answer.chunk().await.unwrap().unwrap();
     // As a service manager and a terminal do it: the child gets it as well.

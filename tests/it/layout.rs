@@ -68,7 +68,8 @@ async fn the_faster_layout_is_measured_once_and_kept() {
         .trim()
         .parse()
         .unwrap();
-    assert!(ratio > 0.1 && ratio < 20.0, "{ratio}");
+    // What it is depends on the machine and on who else uses it.
+    assert!(ratio > 0.0 && ratio.is_finite(), "{ratio}");
     let when = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
     let first = when(&choices[0]);
     answer_of("auto", folder.path()).await;

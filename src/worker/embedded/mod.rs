@@ -1,12 +1,14 @@
 //! Engines inside this process.
 
 mod bert;
+mod constrain;
 mod llama;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
 mod prompt;
 mod sampling;
 mod text;
+mod tools;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};

@@ -1,64 +1,201 @@
-//! Chooses the next token from logits, which are read where they lie.
+//! Chooses the next token from logits, which are read where they lie: they are copied only where something
+//! changes them.
+
+use std::collections::HashMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use wide::f32x8;
 
 use crate::types::Sampling;
 
 /// Of how many likeliest tokens the nucleus is first sought, and by how much more each time it isn't there.
 const FIRST_NUCLEUS: usize = 256;
 const NUCLEUS_GROWTH: usize = 8;
+/// Below this `exp` is nothing in single precision.
+const NOTHING: f32 = -87.0;
 
-/// One sequence's choices.
+/// One choice's sampling.
 pub(super) struct Sampler {
-    temperature: f64,
-    top_p: f64,
+    settings: Sampling,
     random: StdRng,
+    /// How often the answer holds each token, and tokens of the prompt with 0; empty where nothing asks.
+    held: HashMap<u32, u32>,
+}
+
+/// Memory that all sequences of a thread use one after another.
+#[derive(Default)]
+pub(super) struct Scratch {
+    logits: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+impl Scratch {
+    /// A copy of the logits that may be changed.
+    pub(super) fn copy(&mut self, logits: &[f32]) -> &mut [f32] {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        &mut self.logits
+    }
+
+    /// The copy as it stands now.
+    pub(super) fn take(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.logits)
+    }
+
+    /// Gives its memory back.
+    pub(super) fn put(&mut self, logits: Vec<f32>) {
+        self.logits = logits;
+    }
 }
 
 impl Sampler {
-    /// The same seed gives the same choices from the same logits.
-    pub(super) fn new(sampling: &Sampling) -> Self {
+    /// The same seed gives the same choices from the same logits. Each choice of a request has random numbers
+    /// of its own.
+    pub(super) fn new(sampling: &Sampling, choice: u32, prompt: impl Iterator<Item = u32>) -> Self {
+        let random = sampling.seed.map_or_else(
+            || StdRng::from_rng(&mut rand::rng()),
+            |seed| StdRng::seed_from_u64(seed.wrapping_add(choice.into())),
+        );
+        let held = if has(sampling.repetition_penalty, 1.0) {
+            prompt.map(|token| (token, 0)).collect()
+        } else {
+            HashMap::new()
+        };
         Self {
-            temperature: sampling.temperature.into(),
-            top_p: sampling.top_p.into(),
-            random: sampling
-                .seed
-                .map_or_else(|| StdRng::from_rng(&mut rand::rng()), StdRng::seed_from_u64),
+            settings: sampling.clone(),
+            random,
+            held,
         }
     }
 
+    /// Whether it changes logits before it chooses.
+    pub(super) fn adjusts(&self) -> bool {
+        !self.settings.logit_bias.is_empty() || self.penalises()
+    }
+
+    fn penalises(&self) -> bool {
+        let settings = &self.settings;
+        has(settings.repetition_penalty, 1.0)
+            || has(settings.frequency_penalty, 0.0)
+            || has(settings.presence_penalty, 0.0)
+    }
+
+    /// Biases and penalties.
+    pub(super) fn adjust(&self, logits: &mut [f32]) {
+        for (token, bias) in &self.settings.logit_bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+        for (token, count) in &self.held {
+            let Some(logit) = logits.get_mut(*token as usize) else {
+                continue;
+            };
+            if *logit > 0.0 {
+                *logit /= self.settings.repetition_penalty;
+            } else {
+                *logit *= self.settings.repetition_penalty;
+            }
+            if *count > 0 {
+                #[expect(clippy::cast_precision_loss, reason = "no answer is 16 million tokens")]
+                let times = *count as f32;
+                *logit -= times * self.settings.frequency_penalty;
+                *logit -= self.settings.presence_penalty;
+            }
+        }
+    }
+
+    /// The answer holds one more token.
+    pub(super) fn accept(&mut self, token: u32) {
+        if self.penalises() {
+            *self.held.entry(token).or_default() += 1;
+        }
+    }
+
+    /// Whether the likeliest token is always taken.
+    pub(super) fn is_greedy(&self) -> bool {
+        self.settings.temperature == 0.0
+    }
+
     /// The index of the chosen token; `None` where the logits are no numbers.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> Option<usize> {
+    pub(super) fn choose(&mut self, logits: &[f32], scratch: &mut Scratch) -> Option<usize> {
         let best = argmax(logits)?;
-        if self.temperature == 0.0 {
+        if self.is_greedy() {
             return Some(best);
         }
-        let top = f64::from(logits[best]);
-        let weights: Vec<f64> = logits
-            .iter()
-            .map(|logit| ((f64::from(*logit) - top) / self.temperature).exp())
-            .collect();
-        let total: f64 = weights.iter().sum();
+        let weights = &mut scratch.weights;
+        let total = weigh(logits, logits[best], self.settings.temperature, weights);
         if !total.is_finite() {
             return None;
         }
-        if self.top_p >= 1.0 {
+        let Sampling {
+            min_p,
+            top_k,
+            top_p,
+            ..
+        } = self.settings;
+        if min_p <= 0.0 && top_k == 0 && top_p >= 1.0 {
             let draw = self.random.random::<f64>() * total;
-            return Some(
-                walk(
-                    (0..weights.len()).map(|index| (index, weights[index])),
-                    draw,
-                )
-                .unwrap_or(best),
-            );
+            return Some(walk(weights.iter().copied().enumerate(), draw).unwrap_or(best));
         }
-        let nucleus = nucleus(&weights, self.top_p * total);
-        let mass: f64 = nucleus.iter().map(|index| weights[*index]).sum();
+        let left = cut(weights, min_p, top_k as usize, top_p);
+        let mass: f64 = left.iter().map(|index| f64::from(weights[*index])).sum();
         let draw = self.random.random::<f64>() * mass;
-        let members = nucleus.iter().map(|index| (*index, weights[*index]));
+        let members = left.iter().map(|index| (*index, weights[*index]));
         Some(walk(members, draw).unwrap_or(best))
     }
+}
+
+fn has(value: f32, neutral: f32) -> bool {
+    (value - neutral).abs() > 0.0
+}
+
+/// exp((logit - top) / temperature) for each, and their sum.
+fn weigh(logits: &[f32], top: f32, temperature: f32, weights: &mut Vec<f32>) -> f64 {
+    weights.clear();
+    weights.reserve(logits.len() + 8);
+    let mut total = 0.0;
+    for chunk in logits.chunks(8) {
+        let mut lanes = [f32::NEG_INFINITY; 8];
+        lanes[..chunk.len()].copy_from_slice(chunk);
+        let powers = (f32x8::from(lanes) - f32x8::splat(top)) / f32x8::splat(temperature);
+        let lanes = exp(powers);
+        total += f64::from(lanes.reduce_add());
+        weights.extend_from_slice(&lanes.to_array()[..chunk.len()]);
+    }
+    total
+}
+
+/// e to each power, and 0 for what is next to nothing, minus infinity among it.
+fn exp(powers: f32x8) -> f32x8 {
+    let floor = f32x8::splat(NOTHING);
+    powers
+        .simd_gt(floor)
+        .select(powers.max(floor).exp(), f32x8::ZERO)
+}
+
+/// What min-p, top-k and top-p leave, each of what the one before left; largest first, never empty.
+fn cut(weights: &[f32], min_p: f32, top_k: usize, top_p: f32) -> Vec<usize> {
+    // The likeliest has weight 1.
+    let mut left: Vec<usize> = (0..weights.len())
+        .filter(|index| weights[*index] > 0.0 && weights[*index] >= min_p)
+        .collect();
+    if top_k > 0 && top_k < left.len() {
+        left.select_nth_unstable_by(top_k, falling(weights));
+        left.truncate(top_k);
+    }
+    if top_p < 1.0 {
+        let mass: f64 = left.iter().map(|index| f64::from(weights[*index])).sum();
+        return nucleus(weights, left, f64::from(top_p) * mass);
+    }
+    left.sort_unstable_by(falling(weights));
+    left
+}
+
+/// By weight, then by index: a total order, so that what is left doesn't depend on the search.
+fn falling(weights: &[f32]) -> impl Fn(&usize, &usize) -> std::cmp::Ordering {
+    |a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b))
 }
 
 /// The first of equals, so that greedy text doesn't depend on how the search is vectorised.
@@ -90,11 +227,11 @@ fn largest(logits: &[f32]) -> f32 {
 }
 
 /// The index at which the running sum passes the draw.
-fn walk(members: impl Iterator<Item = (usize, f64)>, draw: f64) -> Option<usize> {
+fn walk(members: impl Iterator<Item = (usize, f32)>, draw: f64) -> Option<usize> {
     let mut sum = 0.0;
     let mut last = None;
     for (index, weight) in members {
-        sum += weight;
+        sum += f64::from(weight);
         if weight > 0.0 {
             last = Some(index);
         }
@@ -106,20 +243,17 @@ fn walk(members: impl Iterator<Item = (usize, f64)>, draw: f64) -> Option<usize>
 }
 
 /// The smallest set of largest weights that together reach `mass`, largest first; never empty.
-fn nucleus(weights: &[f64], mass: f64) -> Vec<usize> {
-    // By weight, then by index: a total order, so that the set doesn't depend on the search.
-    let falling = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
-    let mut indexes: Vec<usize> = (0..weights.len()).collect();
+fn nucleus(weights: &[f32], mut indexes: Vec<usize>, mass: f64) -> Vec<usize> {
     let mut size = FIRST_NUCLEUS;
     loop {
         let size_now = size.min(indexes.len());
         if size_now < indexes.len() {
-            indexes.select_nth_unstable_by(size_now, falling);
+            indexes.select_nth_unstable_by(size_now, falling(weights));
         }
-        indexes[..size_now].sort_unstable_by(falling);
+        indexes[..size_now].sort_unstable_by(falling(weights));
         let mut sum = 0.0;
         let reached = indexes[..size_now].iter().position(|index| {
-            sum += weights[*index];
+            sum += f64::from(weights[*index]);
             sum >= mass
         });
         if let Some(last) = reached {
@@ -139,12 +273,8 @@ pub(super) fn log_probabilities(
     chosen: usize,
     count: usize,
 ) -> (f32, Vec<(usize, f32)>) {
-    let top = f64::from(largest(logits));
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| (f64::from(*logit) - top).exp())
-        .sum();
-    let normaliser = top + sum.ln();
+    let top = largest(logits);
+    let normaliser = f64::from(top) + sum_of_exp(logits, top).ln();
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the wire shows single precision"
@@ -170,17 +300,43 @@ pub(super) fn log_probabilities(
     )
 }
 
+fn sum_of_exp(logits: &[f32], top: f32) -> f64 {
+    let chunks = logits.chunks_exact(8);
+    let rest = chunks.remainder();
+    let sum: f64 = chunks
+        .map(|chunk| {
+            let mut lanes = [0.0; 8];
+            lanes.copy_from_slice(chunk);
+            f64::from(exp(f32x8::from(lanes) - f32x8::splat(top)).reduce_add())
+        })
+        .sum();
+    sum + rest
+        .iter()
+        .map(|logit| f64::from(logit - top).exp())
+        .sum::<f64>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sampler(temperature: f32, top_p: f32, seed: u64) -> Sampler {
-        Sampler::new(&Sampling {
-            temperature,
-            top_p,
-            seed: Some(seed),
+    fn sampler(sampling: Sampling) -> Sampler {
+        let sampling = Sampling {
+            seed: sampling.seed.or(Some(7)),
+            ..sampling
+        };
+        Sampler::new(&sampling, 0, [3].into_iter())
+    }
+
+    fn choose(sampler: &mut Sampler, logits: &[f32]) -> Option<usize> {
+        sampler.choose(logits, &mut Scratch::default())
+    }
+
+    fn greedy() -> Sampling {
+        Sampling {
+            temperature: 0.0,
             ..Sampling::default()
-        })
+        }
     }
 
     /// ln of 1, 2, 3, 4 and so on: weights that can be summed by hand.
@@ -190,7 +346,10 @@ mod tests {
 
     #[test]
     fn temperature_0_takes_the_first_of_the_likeliest() {
-        assert_eq!(sampler(0.0, 0.1, 1).choose(&[1.0, 3.0, 3.0, 2.0]), Some(1));
+        assert_eq!(
+            choose(&mut sampler(greedy()), &[1.0, 3.0, 3.0, 2.0]),
+            Some(1)
+        );
     }
 
     #[test]
@@ -206,52 +365,104 @@ mod tests {
 
     #[test]
     fn the_nucleus_is_the_smallest_set_that_reaches_its_mass() {
-        let weights: Vec<f64> = (1..=1000).map(f64::from).collect();
-        assert_eq!(nucleus(&weights, 1999.0), [999, 998]);
-        assert_eq!(nucleus(&weights, 1.0), [999]);
+        let weights: Vec<f32> = (1..=1000_u16).map(f32::from).collect();
+        let nucleus = |mass| nucleus(&weights, (0..1000).collect(), mass);
+        assert_eq!(nucleus(1999.0), [999, 998]);
+        assert_eq!(nucleus(1.0), [999]);
         // Past the first search, and past every one.
-        assert_eq!(nucleus(&weights, 500_000.0).len(), 969);
-        assert_eq!(nucleus(&weights, 1e9).len(), 1000);
+        assert_eq!(nucleus(500_000.0).len(), 969);
+        assert_eq!(nucleus(1e9).len(), 1000);
     }
 
     #[test]
-    fn draws_follow_the_distribution() {
+    fn draws_follow_what_the_cuts_leave() {
         let logits = logits(4);
-        for (top_p, expected) in [
-            (1.0, [0.1, 0.2, 0.3, 0.4]),
-            (0.6, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]),
-        ] {
-            let mut sampler = sampler(1.0, top_p, 7);
+        let cases = [
+            (0.0, 0, 1.0, [0.1, 0.2, 0.3, 0.4]),
+            (0.0, 0, 0.6, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]),
+            (0.0, 3, 1.0, [0.0, 2.0 / 9.0, 3.0 / 9.0, 4.0 / 9.0]),
+            (0.6, 0, 1.0, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]),
+            // Half the mass of the three that top_k leaves needs two of them; of all four one too few.
+            (0.0, 3, 0.5, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]),
+            (0.0, 1, 0.1, [0.0, 0.0, 0.0, 1.0]),
+        ];
+        for (min_p, top_k, top_p, expected) in cases {
+            let mut sampler = sampler(Sampling {
+                min_p,
+                top_k,
+                top_p,
+                ..Sampling::default()
+            });
             let mut counts = [0_u32; 4];
             for _ in 0..20_000 {
-                counts[sampler.choose(&logits).unwrap()] += 1;
+                counts[choose(&mut sampler, &logits).unwrap()] += 1;
             }
             for (count, share) in counts.iter().zip(expected) {
                 // Four standard deviations of a share of 20,000 draws are below 0.015.
-                assert!(
-                    (f64::from(*count) / 20_000.0 - share).abs() < 0.015,
-                    "{counts:?}"
-                );
+                let off = f64::from(*count) / 20_000.0 - share;
+                assert!(off.abs() < 0.015, "{min_p} {top_k} {top_p}: {counts:?}");
             }
         }
     }
 
     #[test]
-    fn a_seed_repeats() {
+    fn a_seed_repeats_and_each_choice_has_its_own_numbers() {
         let logits = logits(500);
-        let draws = |seed| -> Vec<_> {
-            let mut sampler = sampler(1.0, 0.9, seed);
-            (0..50).map(|_| sampler.choose(&logits)).collect()
+        let draws = |seed, choice| -> Vec<_> {
+            let sampling = Sampling {
+                seed: Some(seed),
+                top_p: 0.9,
+                ..Sampling::default()
+            };
+            let mut sampler = Sampler::new(&sampling, choice, std::iter::empty());
+            (0..50).map(|_| choose(&mut sampler, &logits)).collect()
         };
-        assert_eq!(draws(1), draws(1));
-        assert_ne!(draws(1), draws(2));
+        assert_eq!(draws(1, 0), draws(1, 0));
+        assert_ne!(draws(1, 0), draws(2, 0));
+        assert_ne!(draws(1, 0), draws(1, 1));
+    }
+
+    #[test]
+    fn penalties_count_the_answer_and_repetition_the_prompt_too() {
+        let mut logits = [1.0, 1.0, -1.0, 2.0, 5.0];
+        let mut sampler = sampler(Sampling {
+            frequency_penalty: 0.5,
+            presence_penalty: 0.25,
+            repetition_penalty: 2.0,
+            logit_bias: vec![(4, -100.0), (99, 1.0)],
+            ..Sampling::default()
+        });
+        for token in [1, 1, 2] {
+            sampler.accept(token);
+        }
+        sampler.adjust(&mut logits);
+        // The prompt held token 3.
+        assert_eq!(
+            logits,
+            [1.0, 0.5 - 1.0 - 0.25, -2.0 - 0.5 - 0.25, 1.0, -95.0]
+        );
+        assert!(sampler.adjusts() && !self::sampler(greedy()).adjusts());
+    }
+
+    #[test]
+    fn what_is_forbidden_is_never_drawn() {
+        let mut sampler = sampler(Sampling::default());
+        let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0];
+        for _ in 0..100 {
+            assert!(choose(&mut sampler, &logits).unwrap() % 2 == 1);
+        }
     }
 
     #[test]
     fn logits_that_are_no_numbers_choose_nothing() {
-        assert_eq!(sampler(1.0, 1.0, 1).choose(&[f32::NAN, f32::NAN]), None);
-        assert_eq!(sampler(0.0, 1.0, 1).choose(&[f32::INFINITY, 0.0]), None);
-        assert_eq!(sampler(1.0, 1.0, 1).choose(&[]), None);
+        for (sampling, logits) in [
+            (Sampling::default(), vec![f32::NAN, f32::NAN]),
+            (greedy(), vec![f32::INFINITY, 0.0]),
+            (Sampling::default(), vec![]),
+            (greedy(), vec![f32::NEG_INFINITY; 4]),
+        ] {
+            assert_eq!(choose(&mut sampler(sampling), &logits), None);
+        }
     }
 
     #[test]
@@ -263,6 +474,8 @@ mod tests {
             [3, 2]
         );
         assert!((top[0].1 - 0.4_f32.ln()).abs() < 1e-6);
+        let (chosen, _) = log_probabilities(&logits(1000), 999, 0);
+        assert!((chosen - (1000.0_f32 / 500_500.0).ln()).abs() < 1e-5);
         assert_eq!(log_probabilities(&logits(4), 0, 0).1, []);
         assert_eq!(log_probabilities(&logits(2), 0, 9).1.len(), 2);
     }

@@ -203,12 +203,12 @@ impl State {
 impl Open {
     /// Brings the meter's count to the process's.
     fn count(&mut self, now: Count) -> bool {
-        let prompt = now.prompt_tokens.saturating_sub(self.counted.prompt_tokens);
-        let completion = now
-            .completion_tokens
-            .saturating_sub(self.counted.completion_tokens);
-        self.counted = now;
-        (prompt == 0 || self.progress.start(prompt)) && self.progress.advance_by(completion)
+        let last = std::mem::replace(&mut self.counted, now);
+        let rise = |of: fn(Count) -> u32| of(now).saturating_sub(of(last));
+        let prompt = rise(|count| count.prompt_tokens);
+        let cached = rise(|count| count.cached_tokens);
+        let completion = rise(|count| count.completion_tokens);
+        self.progress.start_cached(prompt, cached) && self.progress.advance_by(completion)
     }
 }
 
@@ -280,6 +280,7 @@ mod tests {
     fn count(prompt_tokens: u32, completion_tokens: u32) -> Count {
         Count {
             prompt_tokens,
+            cached_tokens: prompt_tokens / 2,
             completion_tokens,
         }
     }

@@ -1,88 +1,101 @@
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
-use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::context::session::SeqState;
 
-use super::model::{Model, backend};
-use super::sequence::{Job, Next, Sequence};
+use super::super::sampling::Scratch;
+use super::adapter;
+use super::bank::{Bank, BankSettings, Stepped};
+use super::model::Model;
+use super::pace::Pace;
+use super::prefix::{PrefixCache, Scope};
+use super::sequence::{Common, Next, Request, Sequence, Task};
 use crate::telemetry::WorkerMetrics;
-use crate::types::Failure;
+use crate::types::{Adapter, Class, Failure};
 
-/// Tokens of one step when nobody generates: prompts go through as fast as they can.
-const FULL_STEP: usize = 512;
 /// How often a loop whose every reader is slow looks again.
 const SLOW_READERS: Duration = Duration::from_millis(2);
 
 /// How the loop batches.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {
-    pub(super) slots: usize,
-    pub(super) step_tokens: usize,
-    pub(super) threads: usize,
+    pub(super) bank: BankSettings,
+    /// Sequences of each adapter.
+    pub(super) adapter_slots: usize,
+    /// Adapters that are loaded at once.
+    pub(super) adapters: usize,
+    pub(super) prefix_cache_bytes: usize,
 }
 
 /// The loop: each step computes one token of every sequence that generates and some of the prompts that are
 /// still to be read. Requests join and leave between steps.
 pub(super) struct Engine<'a> {
     model: &'a Model,
-    context: LlamaContext<'a>,
-    batch: LlamaBatch<'a>,
-    /// A sequence's index is its id in the context. llama.cpp splits a batch by runs of consecutive ids, so
-    /// the lowest free one is given out and the batch is filled in their order.
-    slots: Vec<Option<Sequence>>,
-    /// The ids of sequences whose prompt isn't read, in the order they came.
-    reading: VecDeque<usize>,
-    waiting: VecDeque<Job>,
-    queue: &'a Receiver<Job>,
+    /// The first is of the model as it is, each other of one adapter.
+    banks: Vec<Bank<'a>>,
+    waiting: VecDeque<Waiting>,
+    /// Made way in this very step.
+    aside: Vec<Waiting>,
+    prefixes: PrefixCache,
+    pace: Pace,
+    scratch: Scratch,
+    queue: &'a Receiver<Request>,
     settings: Settings,
     metrics: WorkerMetrics,
 }
 
+/// What is to join a batch.
+enum Waiting {
+    /// Nothing of it is computed.
+    Task(Task),
+    /// It was put aside, or its prompt was computed for another choice.
+    Saved(Box<Saved>),
+}
+
+struct Saved {
+    sequence: Sequence,
+    state: Rc<SeqState>,
+    /// After its last token, where the next one is to be chosen at once.
+    logits: Option<Rc<[f32]>>,
+}
+
+impl Waiting {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Task(task) => &task.common,
+            Self::Saved(saved) => &saved.sequence.common,
+        }
+    }
+
+    /// Tokens that it will hold at least.
+    fn tokens(&self) -> usize {
+        match self {
+            Self::Task(task) => task.prompt.len(),
+            Self::Saved(saved) => saved.sequence.held().len(),
+        }
+    }
+}
+
 impl<'a> Engine<'a> {
     pub(super) fn new(
-        model: &'a Arc<Model>,
+        model: &'a Model,
         settings: Settings,
-        queue: &'a Receiver<Job>,
+        queue: &'a Receiver<Request>,
         metrics: WorkerMetrics,
     ) -> Result<Self, String> {
-        let slots = u32::try_from(settings.slots).map_err(|error| error.to_string())?;
-        let threads = i32::try_from(settings.threads).map_err(|error| error.to_string())?;
-        let step = FULL_STEP.max(settings.slots + settings.step_tokens);
-        let batch = u32::try_from(step).map_err(|error| error.to_string())?;
-        let cells = model
-            .context_tokens
-            .checked_mul(slots)
-            .ok_or("slots times context_tokens is too much")?;
-        let parameters = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(cells))
-            .with_n_batch(batch)
-            .with_n_ubatch(batch)
-            .with_n_seq_max(slots)
-            .with_n_threads(threads)
-            .with_n_threads_batch(threads)
-            // A stream of its own for each sequence: attention walks its cells alone.
-            .with_kv_unified(false)
-            .with_no_perf(true);
-        let context = model
-            .weights
-            .new_context(backend()?, parameters)
-            .map_err(|error| {
-                format!("llama.cpp can't make a context of {cells} tokens: {error}")
-            })?;
+        let base = Bank::new(model, settings.bank)?;
+        metrics.kv_cells_limit.set(base.cells_limit() as i64);
         Ok(Self {
             model,
-            context,
-            batch: LlamaBatch::new(step, 1),
-            slots: std::iter::repeat_with(|| None)
-                .take(settings.slots)
-                .collect(),
-            reading: VecDeque::new(),
+            banks: vec![base],
             waiting: VecDeque::new(),
+            aside: Vec::new(),
+            prefixes: PrefixCache::new(settings.prefix_cache_bytes, model.cuts_states()),
+            pace: Pace::new(settings.bank.step_tokens),
+            scratch: Scratch::default(),
             queue,
             settings,
             metrics,
@@ -92,7 +105,7 @@ impl<'a> Engine<'a> {
     /// Steps until the last handle is gone and everything is answered.
     pub(super) fn run(mut self) {
         let mut open = true;
-        while open || self.running() > 0 {
+        while open || self.running() > 0 || !self.waiting.is_empty() {
             open = self.gather();
             self.drop_cancelled();
             self.admit();
@@ -104,25 +117,28 @@ impl<'a> Engine<'a> {
     /// Takes what has come; waits only where there is nothing else to do. False once nothing more will.
     fn gather(&mut self) -> bool {
         let idle = self.running() == 0 && self.waiting.is_empty();
-        let stuck = !idle
-            && self.reading.is_empty()
-            && !self.slots.iter().flatten().any(Sequence::can_decode);
         if idle {
             self.report();
             match self.queue.recv() {
-                Ok(job) => self.waiting.push_back(job),
+                Ok(request) => self
+                    .waiting
+                    .extend(request.split().into_iter().map(Waiting::Task)),
                 Err(_) => return false,
             }
-        } else if stuck {
+        } else if !self.banks.iter().any(Bank::can_step) {
             match self.queue.recv_timeout(SLOW_READERS) {
-                Ok(job) => self.waiting.push_back(job),
+                Ok(request) => self
+                    .waiting
+                    .extend(request.split().into_iter().map(Waiting::Task)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
         loop {
             match self.queue.try_recv() {
-                Ok(job) => self.waiting.push_back(job),
+                Ok(request) => self
+                    .waiting
+                    .extend(request.split().into_iter().map(Waiting::Task)),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -130,124 +146,261 @@ impl<'a> Engine<'a> {
     }
 
     fn drop_cancelled(&mut self) {
-        self.waiting.retain(|job| !job.is_cancelled());
-        for id in 0..self.slots.len() {
-            if self.slots[id].as_ref().is_some_and(Sequence::is_cancelled) {
-                self.release(id);
+        self.waiting
+            .retain(|waiting| !waiting.common().answer.is_cancelled());
+        for bank in 0..self.banks.len() {
+            let gone: Vec<_> = self.banks[bank]
+                .sequences()
+                .filter(|(_, sequence)| sequence.common.answer.is_cancelled())
+                .map(|(id, _)| id)
+                .collect();
+            for id in gone {
+                self.release(bank, id);
             }
         }
     }
 
+    /// Lets in what there is room for: higher classes first, and within a class who came first.
     fn admit(&mut self) {
-        while let Some(id) = self.slots.iter().position(Option::is_none) {
-            let Some(job) = self.waiting.pop_front() else {
-                return;
-            };
-            if let Some(sequence) = Sequence::start(job, self.model) {
-                self.slots[id] = Some(sequence);
-                self.reading.push_back(id);
+        for class in [Class::Interactive, Class::Standard, Class::Batch] {
+            let mut at = 0;
+            while at < self.waiting.len() {
+                let waiting = &self.waiting[at];
+                if waiting.common().class() != class {
+                    at += 1;
+                    continue;
+                }
+                let (adapter, tokens) = (waiting.common().adapter().cloned(), waiting.tokens());
+                match self.place(adapter.as_ref(), tokens, class) {
+                    Ok(Some((bank, id))) => {
+                        if let Some(waiting) = self.waiting.remove(at) {
+                            self.join(bank, id, waiting);
+                        }
+                    }
+                    Ok(None) => at += 1,
+                    Err(failure) => {
+                        if let Some(waiting) = self.waiting.remove(at) {
+                            waiting.common().answer.fail(failure);
+                        }
+                    }
+                }
             }
         }
+        for waiting in self.aside.drain(..) {
+            self.waiting.push_front(waiting);
+        }
+    }
+
+    /// A free place for a sequence; one of the batch class makes way where that is needed.
+    fn place(
+        &mut self,
+        adapter: Option<&Arc<Adapter>>,
+        tokens: usize,
+        class: Class,
+    ) -> Result<Option<(usize, usize)>, Failure> {
+        let Some(bank) = self.bank(adapter)? else {
+            return Ok(None);
+        };
+        if self.banks[bank].free(tokens).is_none() && class > Class::Batch {
+            self.make_way(bank);
+        }
+        Ok(self.banks[bank].free(tokens).map(|id| (bank, id)))
+    }
+
+    /// The bank of an adapter, which is loaded where it isn't yet. `None` while every place for one is taken.
+    fn bank(&mut self, adapter: Option<&Arc<Adapter>>) -> Result<Option<usize>, Failure> {
+        let same = |bank: &Bank<'_>| bank.adapter.as_ref() == adapter;
+        if let Some(found) = self.banks.iter().position(same) {
+            return Ok(Some(found));
+        }
+        let Some(adapter) = adapter else {
+            return Ok(None);
+        };
+        if self.banks.len() > self.settings.adapters {
+            let idle = (1..self.banks.len())
+                .filter(|bank| self.banks[*bank].running() == 0)
+                .min_by_key(|bank| self.banks[*bank].idle_since);
+            let Some(idle) = idle else {
+                return Ok(None);
+            };
+            self.banks.remove(idle);
+        }
+        let settings = BankSettings {
+            slots: self.settings.adapter_slots,
+            ..self.settings.bank
+        };
+        let bank = adapter::load(self.model, adapter, settings).map_err(Failure::Broken)?;
+        self.banks.push(bank);
+        self.metrics.adapters.set((self.banks.len() - 1) as i64);
+        let cells: usize = self.banks.iter().map(Bank::cells_limit).sum();
+        self.metrics.kv_cells_limit.set(cells as i64);
+        Ok(Some(self.banks.len() - 1))
+    }
+
+    /// Puts aside the sequence of the batch class that holds least.
+    fn make_way(&mut self, bank: usize) {
+        let least = self.banks[bank]
+            .sequences()
+            .filter(|(_, sequence)| sequence.common.class() == Class::Batch)
+            .min_by_key(|(_, sequence)| sequence.held().len())
+            .map(|(id, _)| id);
+        let Some(id) = least else {
+            return;
+        };
+        match self.banks[bank].save(id) {
+            Ok(state) => {
+                if let Some(sequence) = self.banks[bank].release(id) {
+                    self.metrics.preemptions.inc();
+                    self.aside.push(Waiting::Saved(Box::new(Saved {
+                        sequence,
+                        state,
+                        logits: None,
+                    })));
+                }
+            }
+            Err(reason) => tracing::error!(reason, "a sequence could not be put aside"),
+        }
+    }
+
+    fn join(&mut self, bank: usize, id: usize, waiting: Waiting) {
+        let joined = match waiting {
+            Waiting::Task(task) => self.begin(bank, id, task),
+            Waiting::Saved(saved) => self.resume(bank, id, *saved),
+        };
+        if let Some(sequence) = joined {
+            self.banks[bank].put(id, sequence);
+        }
+    }
+
+    /// Starts a prompt, from a kept state where one begins as it does.
+    fn begin(&mut self, bank: usize, id: usize, task: Task) -> Option<Sequence> {
+        let mut cached = 0;
+        if self.prefixes.is_on() && !task.common.scores_prompt() {
+            let scope = Scope::of(&task.common);
+            if let Some(hit) = self.prefixes.find(&scope, &task.prompt) {
+                match self.banks[bank].restore(id, &hit.state, hit.tokens) {
+                    Ok(()) => cached = hit.tokens,
+                    Err(reason) => tracing::warn!(reason, "a kept state is not used"),
+                }
+            }
+            self.metrics.prefix_asked.inc_by(task.prompt.len() as u64);
+            self.metrics.prefix_found.inc_by(cached as u64);
+        }
+        let sequence = Sequence::start(task, cached, self.model);
+        if sequence.is_none() && cached > 0 {
+            self.banks[bank].release(id);
+        }
+        sequence
+    }
+
+    fn resume(&mut self, bank: usize, id: usize, saved: Saved) -> Option<Sequence> {
+        let Saved {
+            mut sequence,
+            state,
+            logits,
+        } = saved;
+        let held = sequence.held().len();
+        if let Err(reason) = self.banks[bank].restore(id, &state, held) {
+            sequence.common.answer.fail(Failure::Broken(reason));
+            return None;
+        }
+        if let Some(logits) = logits {
+            self.metrics.decode_tokens.inc();
+            if sequence.sample(&logits, self.model, &mut self.scratch) == Next::Leaves {
+                self.banks[bank].release(id);
+                return None;
+            }
+        }
+        Some(sequence)
     }
 
     fn step(&mut self) {
-        let sampled = self.fill();
-        if self.batch.n_tokens() == 0 {
-            return;
-        }
-        self.metrics.steps.inc();
-        if let Err(error) = self.context.decode(&mut self.batch) {
-            self.fail_all(&format!("llama.cpp could not compute a step: {error}"));
-            return;
-        }
-        for (id, row) in sampled {
-            let Some(sequence) = self.slots[id].as_mut() else {
+        for bank in 0..self.banks.len() {
+            if !self.banks[bank].can_step() {
                 continue;
-            };
-            self.metrics.decode_tokens.inc();
-            if sequence.sample(self.context.get_logits_ith(row), self.model) == Next::Leaves {
-                self.release(id);
+            }
+            self.metrics.steps.inc();
+            match self.banks[bank].step(self.model, &mut self.pace, &mut self.scratch) {
+                Ok(stepped) => self.after(bank, stepped),
+                Err(reason) => self.fail_all(bank, &reason),
             }
         }
     }
 
-    /// Fills the batch, and gives the sequences to be sampled with their rows in it.
-    fn fill(&mut self) -> Vec<(usize, i32)> {
-        let shares = self.shares();
-        self.batch.clear();
-        let mut sampled = Vec::new();
-        for (id, share) in shares.into_iter().enumerate() {
-            let Some(sequence) = self.slots[id].as_mut().filter(|_| share > 0) else {
-                continue;
-            };
-            let (tokens, position, ends) = sequence.feed(share);
-            for (offset, token) in tokens.iter().enumerate() {
-                let last = ends && offset + 1 == tokens.len();
-                let place = i32::try_from(position + offset).unwrap_or(i32::MAX);
-                let lane = i32::try_from(id).unwrap_or(i32::MAX);
-                if self.batch.add(*token, place, &[lane], last).is_err() {
-                    // The shares add up to no more than the batch was made for.
-                    tracing::error!("the batch has no room for its own plan");
+    fn after(&mut self, bank: usize, stepped: Stepped) {
+        self.metrics.prefill_tokens.inc_by(stepped.prefilled as u64);
+        self.metrics.decode_tokens.inc_by(stepped.sampled as u64);
+        for (id, logits) in stepped.forks {
+            self.fork(bank, id, &logits);
+        }
+        for id in stepped.left {
+            self.release(bank, id);
+        }
+    }
+
+    /// A prompt with more than one choice is computed: the others wait with a copy of its state.
+    fn fork(&mut self, bank: usize, id: usize, logits: &Rc<[f32]>) {
+        let state = self.banks[bank].save(id);
+        let Some(sequence) = self.banks[bank].sequence(id) else {
+            return;
+        };
+        let state = match state {
+            Ok(state) => state,
+            Err(reason) => {
+                sequence.common.answer.fail(Failure::Broken(reason));
+                return;
+            }
+        };
+        let siblings = sequence.fork(self.model);
+        self.metrics.decode_tokens.inc();
+        let next = sequence.sample(logits, self.model, &mut self.scratch);
+        for sibling in siblings.into_iter().rev() {
+            self.waiting.push_front(Waiting::Saved(Box::new(Saved {
+                sequence: sibling,
+                state: Rc::clone(&state),
+                logits: Some(Rc::clone(logits)),
+            })));
+        }
+        if next == Next::Leaves {
+            self.release(bank, id);
+        }
+    }
+
+    fn fail_all(&mut self, bank: usize, reason: &str) {
+        tracing::error!(reason, "the engine's step failed");
+        let ids: Vec<_> = self.banks[bank].sequences().map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(sequence) = self.banks[bank].release(id) {
+                let failure = Failure::Broken(reason.to_owned());
+                sequence.common.answer.fail(failure);
+            }
+        }
+    }
+
+    /// Takes a sequence out of the batch, and keeps its state for prompts that begin as it did.
+    fn release(&mut self, bank: usize, id: usize) {
+        if let Some(sequence) = self.banks[bank].sequence(id) {
+            let scope = Scope::of(&sequence.common);
+            if self.prefixes.wants(&scope, sequence.held()) {
+                let tokens = sequence.held().to_vec();
+                match self.banks[bank].save(id) {
+                    Ok(state) => self.prefixes.keep(scope, tokens, state),
+                    Err(reason) => tracing::warn!(reason, "a state is not kept"),
                 }
             }
-            if ends {
-                sampled.push((id, self.batch.n_tokens() - 1));
-                self.reading.retain(|reading| *reading != id);
-            }
         }
-        sampled
-    }
-
-    /// How many tokens each sequence may bring to this step.
-    fn shares(&self) -> Vec<usize> {
-        let mut shares: Vec<_> = self
-            .slots
-            .iter()
-            .map(|slot| usize::from(slot.as_ref().is_some_and(Sequence::can_decode)))
-            .collect();
-        let decoding: usize = shares.iter().sum();
-        let mut left = if decoding == 0 {
-            FULL_STEP
-        } else {
-            self.settings.step_tokens
-        };
-        let mut computed = 0;
-        for id in &self.reading {
-            let wanted = self.slots[*id].as_ref().map_or(0, Sequence::prompt_left);
-            shares[*id] = wanted.min(left);
-            left -= shares[*id];
-            computed += shares[*id];
-        }
-        self.metrics.prefill_tokens.inc_by(computed as u64);
-        shares
-    }
-
-    fn fail_all(&mut self, reason: &str) {
-        tracing::error!(reason, "the engine's step failed");
-        for id in 0..self.slots.len() {
-            if let Some(sequence) = &self.slots[id] {
-                sequence.fail(Failure::Broken(reason.to_owned()));
-                self.release(id);
-            }
-        }
-    }
-
-    fn release(&mut self, id: usize) {
-        self.slots[id] = None;
-        self.reading.retain(|reading| *reading != id);
-        if let Ok(lane) = u32::try_from(id)
-            && let Err(error) = self.context.clear_kv_cache_seq(Some(lane), None, None)
-        {
-            tracing::error!(%error, "a sequence's cells could not be cleared");
-        }
+        self.banks[bank].release(id);
     }
 
     fn running(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.banks.iter().map(Bank::running).sum()
     }
 
     fn report(&self) {
+        let cells: usize = self.banks.iter().map(Bank::cells).sum();
         self.metrics.running.set(self.running() as i64);
         self.metrics.waiting.set(self.waiting.len() as i64);
+        self.metrics.kv_cells.set(cells as i64);
+        self.metrics.prefix_bytes.set(self.prefixes.bytes() as i64);
     }
 }

@@ -3,32 +3,41 @@
 //! One thread owns the context and steps it; a [`Llama`] is the handle that sends it sequences. Prompts are
 //! rendered and tokenised by the callers, so that the loop does nothing but compute.
 
+mod adapter;
+mod answer;
+mod bank;
 mod engine;
 mod layout;
 mod model;
+mod pace;
+mod prefix;
 mod sequence;
 mod trial;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
+use llama_cpp_2::context::params::KvCacheType;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::constrain::{Constraint, Grammar};
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Events, Failure, Layout, Progress};
+use crate::types::{CellType, Events, Failure, Format, Generate, Job, Layout, Progress};
 use crate::worker::{Health, Worker};
+use bank::BankSettings;
 use engine::{Engine, Settings};
 use model::Model;
-use sequence::Job;
+use sequence::Request;
 pub(in crate::worker) use trial::try_load;
 
-/// Events that may wait for a slow reader; then its sequence pauses.
-const EVENTS: usize = 64;
+const MIB: usize = 1 << 20;
 
 /// What a llama worker is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +52,14 @@ pub struct LlamaOptions {
     pub context_tokens: u32,
     /// Prompt tokens in a step while others generate.
     pub step_tokens: u32,
+    /// How the cells of the KV cache are kept.
+    pub cells: CellType,
+    /// MiB of host memory for states that later prompts may begin with; 0 keeps none.
+    pub prefix_cache_mib: u32,
+    /// Adapters that are loaded at once.
+    pub adapters: u32,
+    /// Sequences of each adapter.
+    pub adapter_slots: u32,
     /// How the weights are kept.
     pub layout: Layout,
     /// Where re-laid copies are kept.
@@ -59,7 +76,7 @@ pub struct Llama {
     name: String,
     slots: u32,
     status: Arc<Status<Model>>,
-    thread: Thread<Job>,
+    thread: Thread<Request>,
 }
 
 impl Llama {
@@ -90,7 +107,7 @@ impl Llama {
 
 fn load_and_run(
     options: &LlamaOptions,
-    queue: &Receiver<Job>,
+    queue: &Receiver<Request>,
     metrics: WorkerMetrics,
     status: &Status<Model>,
 ) -> Result<(), String> {
@@ -102,9 +119,20 @@ fn load_and_run(
     let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
     let model = Arc::new(Model::load(&weights, options.context_tokens)?);
     let settings = Settings {
-        slots: options.slots as usize,
-        step_tokens: options.step_tokens as usize,
-        threads,
+        bank: BankSettings {
+            slots: options.slots as usize,
+            step_tokens: options.step_tokens as usize,
+            threads,
+            cells: match options.cells {
+                CellType::F16 => KvCacheType::F16,
+                CellType::Q8_0 => KvCacheType::Q8_0,
+            },
+            #[cfg(test)]
+            fault: None,
+        },
+        adapter_slots: options.adapter_slots as usize,
+        adapters: options.adapters as usize,
+        prefix_cache_bytes: options.prefix_cache_mib as usize * MIB,
     };
     let engine = Engine::new(&model, settings, queue, metrics)?;
     tracing::info!(worker = options.name, "ready");
@@ -127,22 +155,42 @@ impl Worker for Llama {
         self.status.health()
     }
 
-    async fn generate(
-        &self,
-        job: crate::types::Job,
-        progress: Arc<Progress>,
-    ) -> Result<Events, Failure> {
-        let request = job.request;
-        let model = self.status.loaded()?;
-        // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
-        let prompt = request.prompts[0].clone();
-        let prepared = tokio::task::spawn_blocking(move || model.prepare(&prompt));
-        let prompt = prepared
-            .await
-            .map_err(|_| Failure::Broken("the prompt could not be prepared".into()))??;
-        let (sender, events) = mpsc::channel(EVENTS);
-        let job = Job::new(prompt, request, sender, progress);
-        self.thread.send(job)?;
-        Ok(Box::pin(ReceiverStream::new(events)))
+    fn preempts(&self) -> bool {
+        true
     }
+
+    async fn generate(&self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
+        let model = self.status.loaded()?;
+        let (events, reader) = answer::channel(job.request.answers());
+        // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let prompts = job.request.prompts.iter();
+            Ok(Request {
+                prompts: prompts
+                    .map(|prompt| model.prepare(prompt))
+                    .collect::<Result<_, Failure>>()?,
+                constraint: constraint(&job.request, &model)?,
+                calls: None,
+                job,
+                events,
+                progress,
+            })
+        });
+        let request = prepared
+            .await
+            .map_err(|_| Failure::Broken("the prompt could not be prepared".into()))?;
+        self.thread.send(request?)?;
+        Ok(Box::pin(ReceiverStream::new(reader)))
+    }
+}
+
+/// What the answers have to be.
+fn constraint(request: &Generate, model: &Model) -> Result<Option<Constraint>, Failure> {
+    let grammar = match &request.format {
+        Format::Text => return Ok(None),
+        Format::JsonObject => Grammar::JsonObject,
+        Format::JsonSchema(schema) => Grammar::JsonSchema(schema.clone()),
+    };
+    let compiled = model.grammars()?.compile(&grammar, "response_format")?;
+    Ok(Some(compiled))
 }

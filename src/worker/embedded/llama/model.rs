@@ -6,6 +6,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
+use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
 use crate::types::{Failure, Prompt};
 
@@ -22,6 +23,10 @@ pub(super) struct Model {
     control: Vec<LlamaToken>,
     /// Bytes of the longest token.
     longest_token: usize,
+    /// Tokens that end an answer; the usual one first.
+    ends: Vec<LlamaToken>,
+    /// Made when the first answer is constrained.
+    grammars: OnceLock<Result<Grammars, String>>,
 }
 
 impl Model {
@@ -56,6 +61,8 @@ impl Model {
         Ok(Self {
             context_tokens: context_tokens.min(trained),
             longest_token: longest_token(&weights),
+            ends: ends(&weights),
+            grammars: OnceLock::new(),
             weights,
             prompts,
             control,
@@ -73,10 +80,12 @@ impl Model {
         match prompt {
             Prompt::Text(text) => self.tokenize(text, &mut tokens),
             Prompt::Tokens(ids) => {
-                tokens.extend(ids.iter().map(|id| LlamaToken::new(id.cast_signed())))
+                for id in ids {
+                    tokens.push(self.token(*id)?);
+                }
             }
-            Prompt::Chat(messages) => {
-                for piece in self.prompts.chat(&messages.messages)? {
+            Prompt::Chat(chat) => {
+                for piece in self.prompts.chat(&chat.messages)? {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
                         Piece::Text(text) => self.tokenize(&text, &mut tokens),
@@ -84,7 +93,8 @@ impl Model {
                 }
             }
         }
-        if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
+        let bare = !matches!(prompt, Prompt::Tokens(_));
+        if bare && vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
         if tokens.is_empty() {
@@ -99,6 +109,57 @@ impl Model {
         Ok(tokens)
     }
 
+    fn token(&self, id: u32) -> Result<LlamaToken, Failure> {
+        i32::try_from(id)
+            .ok()
+            .filter(|id| *id < self.weights.vocab().n_tokens())
+            .map(LlamaToken::new)
+            .ok_or_else(|| Failure::Invalid {
+                param: Some("prompt".into()),
+                message: format!("the model's vocabulary has no token {id}"),
+            })
+    }
+
+    /// What makes answers follow a grammar.
+    ///
+    /// # Errors
+    /// The vocabulary can't be used for that.
+    pub(super) fn grammars(&self) -> Result<&Grammars, Failure> {
+        let made = self.grammars.get_or_init(|| {
+            let vocab = self.weights.vocab();
+            let tokens = (0..vocab.n_tokens())
+                .map(|id| self.bytes(LlamaToken::new(id)))
+                .collect();
+            let ends: Vec<_> = self.ends.iter().map(|end| end.0.cast_unsigned()).collect();
+            Grammars::new(tokens, &ends)
+        });
+        made.as_ref()
+            .map_err(|reason| Failure::Broken(reason.clone()))
+    }
+
+    /// Makes it impossible that the answer ends with the next token.
+    pub(super) fn forbid_ends(&self, logits: &mut [f32]) {
+        for end in &self.ends {
+            let index = usize::try_from(end.0).unwrap_or(usize::MAX);
+            if let Some(logit) = logits.get_mut(index) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    /// Whether a sequence's state can be cut at any token. With sliding-window attention it can't: cells that
+    /// fell out of the window are gone.
+    pub(super) fn cuts_states(&self) -> bool {
+        let architecture = self.weights.meta_val_str("general.architecture");
+        let key = format!(
+            "{}.attention.sliding_window",
+            architecture.unwrap_or_default()
+        );
+        self.weights.meta_val_str(&key).is_err()
+            && !self.weights.is_recurrent()
+            && !self.weights.is_hybrid()
+    }
+
     /// Refuses by its bytes what can't fit whatever its tokens are: tokenising megabytes takes seconds, and
     /// gigabytes of memory where a text has no spaces.
     fn refuse_endless(&self, prompt: &Prompt) -> Result<(), Failure> {
@@ -109,7 +170,7 @@ impl Model {
                 .iter()
                 .map(|message| message.content.len())
                 .sum(),
-            Prompt::Tokens(tokens) => tokens.len(),
+            Prompt::Tokens(tokens) => tokens.len().saturating_mul(self.longest_token),
         };
         let at_least = bytes / self.longest_token;
         if at_least > self.context_tokens as usize {
@@ -146,6 +207,16 @@ impl Model {
     pub(super) fn name(&self, token: LlamaToken) -> Vec<u8> {
         self.weights.vocab().token_to_piece(token, true, None)
     }
+}
+
+/// The tokens that end an answer; the usual one first.
+fn ends(weights: &LlamaModel) -> Vec<LlamaToken> {
+    let vocab = weights.vocab();
+    let usual = vocab.eos();
+    let others = (0..vocab.n_tokens())
+        .map(LlamaToken::new)
+        .filter(|token| *token != usual && vocab.is_eog(*token));
+    std::iter::once(usual).chain(others).collect()
 }
 
 fn longest_token(weights: &LlamaModel) -> usize {

@@ -1,62 +1,107 @@
-use std::sync::Arc;
+use std::rc::Rc;
 
 use llama_cpp_2::token::LlamaToken;
-use tokio::sync::mpsc;
 
-use super::super::sampling::{Sampler, log_probabilities};
+use std::sync::Arc;
+
+use super::super::constrain::Constraint;
+use super::super::sampling::{Sampler, Scratch, log_probabilities};
 use super::super::text::Assembler;
+use super::super::tools::CallParser;
+use super::answer::{Answer, Sender};
 use super::model::Model;
 use crate::types::{
-    Delta, Event, Failure, Finish, Generate, Progress, TokenLogprob, TopLogprob, Usage,
+    Adapter, CallDelta, Class, Delta, Failure, Finish, Generate, Job, Progress, ProjectId,
+    TokenLogprob, TopLogprob,
 };
 
-/// A token and the end may come in one step: both must find room.
-const ROOM: usize = 3;
-
 /// A request on its way to the engine's thread.
-pub(super) struct Job {
-    prompt: Vec<LlamaToken>,
-    request: Generate,
-    events: mpsc::Sender<Result<Event, Failure>>,
-    progress: Arc<Progress>,
+pub(super) struct Request {
+    pub(super) prompts: Vec<Vec<LlamaToken>>,
+    pub(super) job: Job,
+    /// What its answers have to be.
+    pub(super) constraint: Option<Constraint>,
+    /// Finds calls in its answers.
+    pub(super) calls: Option<CallParser>,
+    pub(super) events: Sender,
+    pub(super) progress: Arc<Progress>,
 }
 
-impl Job {
-    pub(super) fn new(
-        prompt: Vec<LlamaToken>,
-        request: Generate,
-        events: mpsc::Sender<Result<Event, Failure>>,
-        progress: Arc<Progress>,
-    ) -> Self {
-        Self {
-            prompt,
-            request,
-            events,
-            progress,
-        }
-    }
+/// What everything of one request shares.
+pub(super) struct Common {
+    job: Job,
+    constraint: Option<Constraint>,
+    calls: Option<CallParser>,
+    pub(super) answer: Answer,
+}
 
-    /// Nobody waits for it any more.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.events.is_closed() || self.progress.is_closed()
+/// One prompt of a request, of which nothing is computed yet.
+pub(super) struct Task {
+    pub(super) prompt: Vec<LlamaToken>,
+    /// The index of the first of its choices.
+    first: u32,
+    pub(super) common: Rc<Common>,
+}
+
+impl Request {
+    /// One task for each prompt.
+    pub(super) fn split(self) -> Vec<Task> {
+        let Generate { choices, .. } = self.job.request;
+        let answers = self.job.request.answers();
+        let common = Rc::new(Common {
+            job: self.job,
+            constraint: self.constraint,
+            calls: self.calls,
+            answer: Answer::new(self.events, self.progress, answers),
+        });
+        (0..)
+            .zip(self.prompts)
+            .map(|(index, prompt)| Task {
+                prompt,
+                first: index * choices,
+                common: Rc::clone(&common),
+            })
+            .collect()
     }
 }
 
-/// A request in the batch.
+impl Common {
+    pub(super) fn class(&self) -> Class {
+        self.job.class
+    }
+
+    pub(super) fn tenant(&self) -> &ProjectId {
+        &self.job.tenant
+    }
+
+    pub(super) fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.job.adapter.as_ref()
+    }
+
+    /// Logits are needed at every token of the prompt.
+    pub(super) fn scores_prompt(&self) -> bool {
+        self.job.request.echo && self.job.request.top_logprobs.is_some()
+    }
+}
+
+/// One choice in the batch.
 pub(super) struct Sequence {
-    prompt: Vec<LlamaToken>,
-    /// Tokens of the prompt and of the answer that the context holds.
+    pub(super) common: Rc<Common>,
+    choice: u32,
+    /// Choices beside this one that go on from the same prompt, once it is computed.
+    siblings: u32,
+    /// The prompt and what was generated.
+    tokens: Vec<LlamaToken>,
+    prompt: usize,
+    /// Tokens that the context holds.
     computed: usize,
-    /// Sampled and not yet computed.
-    next: Option<LlamaToken>,
-    generated: u32,
-    max_tokens: u32,
-    ignore_eos: bool,
-    top_logprobs: Option<u8>,
+    max_tokens: usize,
+    /// Of the prompt's tokens, where they were asked for.
+    scores: Vec<TokenLogprob>,
     sampler: Sampler,
+    constraint: Option<Constraint>,
+    calls: Option<CallParser>,
     assembler: Assembler,
-    events: mpsc::Sender<Result<Event, Failure>>,
-    progress: Arc<Progress>,
 }
 
 /// Whether a sequence stays in the batch.
@@ -66,137 +111,293 @@ pub(super) enum Next {
     Leaves,
 }
 
+/// What a sequence brings to a step.
+pub(super) struct Feed<'a> {
+    pub(super) tokens: &'a [LlamaToken],
+    /// The place of the first.
+    pub(super) position: usize,
+    /// At which of them logits are needed.
+    pub(super) logits: Logits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logits {
+    None,
+    Last,
+    All,
+}
+
 impl Sequence {
-    /// `None` when nobody waits for it any more.
-    pub(super) fn start(job: Job, model: &Model) -> Option<Self> {
-        let prompt_tokens = u32::try_from(job.prompt.len()).unwrap_or(u32::MAX);
-        if job.is_cancelled() || !job.progress.start(prompt_tokens) {
+    /// The first choice of a prompt, of which the context holds `cached` tokens. `None` when nobody waits for
+    /// it any more.
+    pub(super) fn start(task: Task, cached: usize, model: &Model) -> Option<Self> {
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let Task {
+            prompt,
+            first,
+            common,
+        } = task;
+        if common.answer.is_cancelled() || !common.answer.start(count(prompt.len()), count(cached))
+        {
             return None;
         }
-        let room = model.context_tokens.saturating_sub(prompt_tokens);
-        Some(Self {
-            prompt: job.prompt,
-            computed: 0,
-            next: None,
-            generated: 0,
-            max_tokens: job.request.max_tokens.map_or(room, |asked| asked.min(room)),
-            ignore_eos: job.request.ignore_eos,
-            top_logprobs: job.request.top_logprobs,
-            sampler: Sampler::new(&job.request.sampling),
-            assembler: Assembler::new(job.request.stop),
-            events: job.events,
-            progress: job.progress,
-        })
+        let siblings = common.job.request.choices.saturating_sub(1);
+        let mut sequence = Self::new(common, first, prompt, model);
+        sequence.siblings = siblings;
+        sequence.computed = cached;
+        Some(sequence)
     }
 
-    /// Nobody waits for it any more.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.events.is_closed() || self.progress.is_closed()
+    /// The choices that go on from this one's prompt, which is computed. They hold what it holds.
+    pub(super) fn fork(&mut self, model: &Model) -> Vec<Self> {
+        let siblings = std::mem::take(&mut self.siblings);
+        (1..=siblings)
+            .map(|offset| {
+                let common = Rc::clone(&self.common);
+                let prompt = self.tokens[..self.prompt].to_vec();
+                let mut sibling = Self::new(common, self.choice + offset, prompt, model);
+                sibling.computed = self.prompt;
+                sibling.scores.clone_from(&self.scores);
+                sibling
+            })
+            .collect()
+    }
+
+    fn new(common: Rc<Common>, choice: u32, tokens: Vec<LlamaToken>, model: &Model) -> Self {
+        let request = &common.job.request;
+        let room = (model.context_tokens as usize).saturating_sub(tokens.len());
+        let asked = request.max_tokens.map(|tokens| tokens as usize);
+        let ids = tokens.iter().map(|token| token.0.cast_unsigned());
+        Self {
+            choice,
+            siblings: 0,
+            prompt: tokens.len(),
+            computed: 0,
+            max_tokens: asked.map_or(room, |asked| asked.min(room)),
+            scores: Vec::new(),
+            sampler: Sampler::new(&request.sampling, choice, ids),
+            constraint: common.constraint.as_ref().map(Constraint::fresh),
+            calls: common.calls.clone(),
+            assembler: Assembler::new(request.stop.clone()),
+            tokens,
+            common,
+        }
     }
 
     /// Prompt tokens that are still to be computed.
     pub(super) fn prompt_left(&self) -> usize {
-        self.prompt.len().saturating_sub(self.computed)
+        self.prompt.saturating_sub(self.computed)
+    }
+
+    /// Tokens that the context holds.
+    pub(super) fn held(&self) -> &[LlamaToken] {
+        &self.tokens[..self.computed]
     }
 
     /// Whether it has a token to be computed, and its reader has room for what comes of it.
     pub(super) fn can_decode(&self) -> bool {
-        self.next.is_some() && self.events.capacity() >= ROOM
+        self.computed >= self.prompt
+            && self.computed < self.tokens.len()
+            && self.common.answer.has_room()
     }
 
-    /// The next tokens to be computed, `limit` of the prompt at most, the position of the first, and whether
-    /// a token is to be sampled after the last.
-    pub(super) fn feed(&mut self, limit: usize) -> (&[LlamaToken], usize, bool) {
+    pub(super) fn has_siblings(&self) -> bool {
+        self.siblings > 0
+    }
+
+    /// The next tokens to be computed, `limit` of the prompt at most.
+    pub(super) fn feed(&mut self, limit: usize) -> Feed<'_> {
         let position = self.computed;
-        if self.prompt_left() > 0 {
-            let end = self.prompt.len().min(position + limit);
-            self.computed = end;
-            return (
-                &self.prompt[position..end],
-                position,
-                end == self.prompt.len(),
-            );
+        let end = if self.prompt_left() > 0 {
+            self.prompt.min(position + limit)
+        } else {
+            self.tokens.len()
+        };
+        self.computed = end;
+        let logits = if end <= self.prompt && self.common.scores_prompt() {
+            Logits::All
+        } else if end >= self.prompt {
+            Logits::Last
+        } else {
+            Logits::None
+        };
+        Feed {
+            tokens: &self.tokens[position..end],
+            position,
+            logits,
         }
-        self.computed += self.next.iter().len();
-        (self.next.as_slice(), position, true)
     }
 
-    /// Chooses the next token and tells the reader.
-    pub(super) fn sample(&mut self, logits: &[f32], model: &Model) -> Next {
-        let Some(index) = self.sampler.choose(logits) else {
-            self.fail(Failure::Broken("the model gave no usable logits".into()));
+    /// Scores the prompt's token at `position + 1` from the logits at `position`.
+    pub(super) fn score(&mut self, position: usize, logits: &[f32], model: &Model) {
+        if self.scores.is_empty() {
+            self.scores.push(TokenLogprob {
+                id: self.tokens[0].0.cast_unsigned(),
+                bytes: model.name(self.tokens[0]),
+                logprob: None,
+                top: Vec::new(),
+            });
+        }
+        if position + 1 < self.prompt {
+            let token = self.tokens[position + 1];
+            let scored = self.logprob(logits, token, model);
+            self.scores.extend(scored);
+        }
+    }
+
+    /// Takes the logits after the prompt or the last token: chooses the next one and tells the reader.
+    pub(super) fn sample(&mut self, logits: &[f32], model: &Model, scratch: &mut Scratch) -> Next {
+        if self.tokens.len() == self.prompt && self.echoes(model) == Next::Leaves {
             return Next::Leaves;
+        }
+        let index = match self.choose(logits, model, scratch) {
+            Ok(index) => index,
+            Err(reason) => {
+                self.common.answer.fail(Failure::Broken(reason));
+                return Next::Leaves;
+            }
         };
         // A refused count means that the reader went in this very step.
-        if !self.progress.advance() {
+        if !self.common.answer.advance() {
             return Next::Leaves;
         }
-        self.generated += 1;
         let token = token_at(index);
-        self.next = Some(token);
-        if model.weights.vocab().is_eog(token) && !self.ignore_eos {
+        self.tokens.push(token);
+        let request = &self.common.job.request;
+        if model.weights.vocab().is_eog(token) && !request.ignore_eos {
             let rest = self.assembler.finish();
-            return self.end(rest, Vec::new(), Finish::Stop);
+            return self.end(&rest, Vec::new(), Finish::Stop);
         }
-        let logprobs = self.logprobs(logits, index, model);
+        let logprobs = self.logprob(logits, token, model).into_iter().collect();
         let shown = self.assembler.push(&model.bytes(token));
         if shown.stopped {
-            return self.end(shown.text, logprobs, Finish::Stop);
+            return self.end(&shown.text, logprobs, Finish::Stop);
         }
-        if self.generated >= self.max_tokens {
+        let complete = self
+            .constraint
+            .as_mut()
+            .is_some_and(Constraint::is_finished);
+        if complete || self.generated() >= self.max_tokens {
             let text = shown.text + &self.assembler.finish();
-            return self.end(text, logprobs, Finish::Length);
+            let finish = if complete {
+                Finish::Stop
+            } else {
+                Finish::Length
+            };
+            return self.end(&text, logprobs, finish);
         }
-        self.tell(shown.text, logprobs);
+        self.tell(&shown.text, logprobs)
+    }
+
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+
+    /// The prompt as the beginning of the answer, where it was asked for.
+    fn echoes(&mut self, model: &Model) -> Next {
+        if self.common.job.request.echo {
+            let bytes: Vec<u8> = self.tokens[..self.prompt]
+                .iter()
+                .flat_map(|token| model.bytes(*token))
+                .collect();
+            self.common.answer.tell(Delta {
+                choice: self.choice,
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+                calls: Vec::new(),
+                logprobs: std::mem::take(&mut self.scores),
+            });
+        }
+        if self.max_tokens == 0 {
+            self.common.answer.finish(self.choice, Finish::Length);
+            return Next::Leaves;
+        }
         Next::Stays
     }
 
-    /// Tells the reader that there will be no more.
-    pub(super) fn fail(&self, failure: Failure) {
-        self.send(Err(failure));
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        model: &Model,
+        scratch: &mut Scratch,
+    ) -> Result<usize, String> {
+        const UNUSABLE: &str = "the model gave no usable logits";
+        let too_early = self.generated() < self.common.job.request.min_tokens as usize;
+        if self.constraint.is_none() && !too_early && !self.sampler.adjusts() {
+            return self.sampler.choose(logits, scratch).ok_or(UNUSABLE.into());
+        }
+        let copy = scratch.copy(logits);
+        self.sampler.adjust(copy);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(copy)?;
+        }
+        if too_early {
+            model.forbid_ends(copy);
+        }
+        let copy = scratch.take();
+        let chosen = self.sampler.choose(&copy, scratch);
+        scratch.put(copy);
+        let index = chosen.ok_or("no token may follow, or the model gave no usable logits")?;
+        let id = u32::try_from(index).map_err(|error| error.to_string())?;
+        self.sampler.accept(id);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id)?;
+        }
+        Ok(index)
     }
 
-    fn logprobs(&self, logits: &[f32], chosen: usize, model: &Model) -> Vec<TokenLogprob> {
-        let Some(count) = self.top_logprobs else {
-            return Vec::new();
-        };
-        let (logprob, top) = log_probabilities(logits, chosen, count.into());
+    fn logprob(&self, logits: &[f32], token: LlamaToken, model: &Model) -> Option<TokenLogprob> {
+        let count = self.common.job.request.top_logprobs?;
+        let index = usize::try_from(token.0).ok()?;
+        let (logprob, top) = log_probabilities(logits, index, count.into());
         let entry = |(index, logprob)| TopLogprob {
             bytes: model.name(token_at(index)),
             logprob,
         };
-        vec![TokenLogprob {
-            bytes: model.name(token_at(chosen)),
+        Some(TokenLogprob {
+            id: token.0.cast_unsigned(),
+            bytes: model.name(token),
             logprob: Some(logprob),
             top: top.into_iter().map(entry).collect(),
-        }]
+        })
     }
 
-    fn end(&self, text: String, logprobs: Vec<TokenLogprob>, finish: Finish) -> Next {
-        self.tell(text, logprobs);
-        let usage = Usage {
-            prompt_tokens: u32::try_from(self.prompt.len()).unwrap_or(u32::MAX),
-            cached_tokens: 0,
-            completion_tokens: self.generated,
+    fn tell(&mut self, text: &str, logprobs: Vec<TokenLogprob>) -> Next {
+        let Some(parser) = &mut self.calls else {
+            self.send(text.to_owned(), Vec::new(), logprobs);
+            return Next::Stays;
         };
-        self.send(Ok(Event::Finish { choice: 0, finish }));
-        self.send(Ok(Event::End { usage }));
+        let parsed = parser.push(text);
+        self.send(parsed.text, parsed.calls, logprobs);
+        if parsed.done {
+            self.common.answer.finish(self.choice, Finish::ToolCalls);
+            return Next::Leaves;
+        }
+        Next::Stays
+    }
+
+    fn end(&mut self, text: &str, logprobs: Vec<TokenLogprob>, finish: Finish) -> Next {
+        if self.tell(text, logprobs) == Next::Leaves {
+            return Next::Leaves;
+        }
+        let mut finish = finish;
+        if let Some(parser) = &mut self.calls {
+            let rest = parser.finish();
+            if parser.has_called() && finish == Finish::Stop {
+                finish = Finish::ToolCalls;
+            }
+            self.send(rest.text, rest.calls, Vec::new());
+        }
+        self.common.answer.finish(self.choice, finish);
         Next::Leaves
     }
 
-    fn tell(&self, text: String, logprobs: Vec<TokenLogprob>) {
-        if !text.is_empty() || !logprobs.is_empty() {
-            self.send(Ok(Event::Delta(Delta {
-                text,
-                logprobs,
-                ..Delta::default()
-            })));
-        }
-    }
-
-    fn send(&self, event: Result<Event, Failure>) {
-        // There is room: can_decode saw to it. A reader that went is noticed by the loop.
-        let _gone = self.events.try_send(event);
+    fn send(&self, text: String, calls: Vec<CallDelta>, logprobs: Vec<TokenLogprob>) {
+        self.common.answer.tell(Delta {
+            choice: self.choice,
+            text,
+            calls,
+            logprobs,
+        });
     }
 }
 

@@ -1,0 +1,469 @@
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
+use llama_cpp_2::llama_batch::LlamaBatch;
+
+use super::super::sampling::Scratch;
+use super::adapter::Loaded;
+use super::model::{Model, backend};
+use super::pace::Pace;
+use super::sequence::{Logits, Next, Sequence};
+use crate::types::Adapter;
+
+/// Tokens of one step when nobody generates: prompts go through as fast as they can.
+const FULL_STEP: usize = 512;
+/// Tokens whose every logit is read, in one step: a row of them is as long as the vocabulary.
+const SCORED_STEP: usize = 64;
+/// Cells that attention need not walk, summed over sequences, make up for reading the weights once more.
+const WORTH_A_SPLIT: usize = 16_384;
+/// A prompt of so many tokens makes a long sequence.
+const LONG: usize = 1024;
+
+/// A context and the sequences in it. Each has a stream of cells of its own, so that attention walks no
+/// other's.
+pub(super) struct Bank<'a> {
+    pub(super) adapter: Option<Arc<Adapter>>,
+    context: LlamaContext<'a>,
+    /// Gone after the context that uses it.
+    loaded: Option<Loaded>,
+    batch: LlamaBatch<'a>,
+    /// A sequence's index is its id in the context.
+    slots: Vec<Option<Sequence>>,
+    /// The ids of sequences whose prompt isn't read, in the order they came.
+    reading: VecDeque<usize>,
+    most_tokens: usize,
+    pub(super) idle_since: Instant,
+    #[cfg(test)]
+    planted: Planted,
+}
+
+/// How a bank is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BankSettings {
+    pub(super) slots: usize,
+    pub(super) step_tokens: usize,
+    pub(super) threads: usize,
+    pub(super) cells: KvCacheType,
+    #[cfg(test)]
+    pub(super) fault: Option<Fault>,
+}
+
+/// What a test plants, to see that it would be found.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Now and then a sequence is given the logits of the one before it.
+    NeighboursLogits,
+    /// What was put aside comes back with the cells of whoever was put aside before it.
+    OthersState,
+}
+
+#[cfg(test)]
+#[derive(Default)]
+struct Planted {
+    fault: Option<Fault>,
+    saved: std::cell::RefCell<Vec<Rc<SeqState>>>,
+}
+
+/// What a step did.
+#[derive(Debug, Default)]
+pub(super) struct Stepped {
+    pub(super) prefilled: usize,
+    /// Tokens that were chosen.
+    pub(super) sampled: usize,
+    /// Sequences that have left, by id.
+    pub(super) left: Vec<usize>,
+    /// Sequences whose prompt is computed and has other choices, with the logits after it.
+    pub(super) forks: Vec<(usize, Rc<[f32]>)>,
+}
+
+/// A sequence's part of a batch: rows of logits to be looked at.
+struct Part {
+    id: usize,
+    position: usize,
+    /// Rows of the batch.
+    rows: Range<i32>,
+    logits: Logits,
+}
+
+impl<'a> Bank<'a> {
+    pub(super) fn new(model: &'a Model, settings: BankSettings) -> Result<Self, String> {
+        let slots = u32::try_from(settings.slots).map_err(|error| error.to_string())?;
+        let threads = i32::try_from(settings.threads).map_err(|error| error.to_string())?;
+        let most_tokens = FULL_STEP.max(settings.slots).max(settings.step_tokens);
+        let batch = u32::try_from(most_tokens).map_err(|error| error.to_string())?;
+        let cells = model
+            .context_tokens
+            .checked_mul(slots)
+            .ok_or("slots times context_tokens is too much")?;
+        let parameters = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_batch(batch)
+            .with_n_ubatch(batch)
+            .with_n_seq_max(slots)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_type_k(settings.cells)
+            .with_type_v(settings.cells)
+            .with_kv_unified(false)
+            .with_no_perf(true);
+        let context = model
+            .weights
+            .new_context(backend()?, parameters)
+            .map_err(|error| {
+                format!("llama.cpp can't make a context of {cells} tokens: {error}")
+            })?;
+        Ok(Self {
+            adapter: None,
+            context,
+            loaded: None,
+            batch: LlamaBatch::new(most_tokens, 1),
+            slots: std::iter::repeat_with(|| None)
+                .take(settings.slots)
+                .collect(),
+            reading: VecDeque::new(),
+            most_tokens,
+            idle_since: Instant::now(),
+            #[cfg(test)]
+            planted: Planted {
+                fault: settings.fault,
+                ..Planted::default()
+            },
+        })
+    }
+
+    /// From now on the bank computes with an adapter.
+    pub(super) fn adapt(
+        &mut self,
+        adapter: &Arc<Adapter>,
+        mut loaded: Loaded,
+    ) -> Result<(), String> {
+        self.context
+            .lora_adapter_set(loaded.handle(), adapter.scale)
+            .map_err(|error| format!("{}: {error}", adapter.path.display()))?;
+        self.loaded = Some(loaded);
+        self.adapter = Some(Arc::clone(adapter));
+        Ok(())
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.sequences().count()
+    }
+
+    pub(super) fn sequences(&self) -> impl Iterator<Item = (usize, &Sequence)> {
+        let taken = self.slots.iter().enumerate();
+        taken.filter_map(|(id, slot)| Some((id, slot.as_ref()?)))
+    }
+
+    /// Cells that hold a token.
+    pub(super) fn cells(&self) -> usize {
+        self.sequences()
+            .map(|(_, sequence)| sequence.held().len())
+            .sum()
+    }
+
+    pub(super) fn cells_limit(&self) -> usize {
+        self.context.n_ctx() as usize
+    }
+
+    /// Whether a step would do anything.
+    pub(super) fn can_step(&self) -> bool {
+        self.sequences().any(|(_, sequence)| {
+            sequence.can_decode()
+                || (sequence.prompt_left() > 0 && sequence.common.answer.has_room())
+        })
+    }
+
+    /// llama.cpp splits a batch by runs of consecutive ids, so short sequences get the lowest free id, and
+    /// long ones, which are computed apart from them, the highest.
+    pub(super) fn free(&self, prompt: usize) -> Option<usize> {
+        if prompt >= LONG {
+            return self.slots.iter().rposition(Option::is_none);
+        }
+        self.slots.iter().position(Option::is_none)
+    }
+
+    pub(super) fn put(&mut self, id: usize, sequence: Sequence) {
+        if sequence.prompt_left() > 0 {
+            self.reading.push_back(id);
+        }
+        self.slots[id] = Some(sequence);
+    }
+
+    pub(super) fn sequence(&mut self, id: usize) -> Option<&mut Sequence> {
+        self.slots[id].as_mut()
+    }
+
+    /// Takes a sequence out, and clears its cells.
+    pub(super) fn release(&mut self, id: usize) -> Option<Sequence> {
+        self.reading.retain(|reading| *reading != id);
+        self.clear(id, 0);
+        self.idle_since = Instant::now();
+        self.slots[id].take()
+    }
+
+    /// Frees a sequence's cells from `keep` on. False where the model can't do that in part.
+    fn clear(&mut self, id: usize, keep: usize) -> bool {
+        let (Ok(lane), Ok(keep)) = (u32::try_from(id), u32::try_from(keep)) else {
+            return false;
+        };
+        let cleared = self
+            .context
+            .clear_kv_cache_seq(Some(lane), Some(keep), None);
+        cleared.is_ok_and(|done| done)
+    }
+
+    /// A copy of a sequence's cells, in host memory.
+    pub(super) fn save(&self, id: usize) -> Result<Rc<SeqState>, String> {
+        let lane = i32::try_from(id).map_err(|error| error.to_string())?;
+        let state = self
+            .context
+            .state_seq_get(lane, LlamaStateSeqFlags::empty())
+            .map(Rc::new)
+            .map_err(|error| format!("a sequence's cells could not be saved: {error}"))?;
+        #[cfg(test)]
+        if self.planted.fault == Some(Fault::OthersState) {
+            self.planted.saved.borrow_mut().push(Rc::clone(&state));
+        }
+        Ok(state)
+    }
+
+    /// Puts the first `tokens` of a saved state into a free id. After an error the id holds nothing.
+    pub(super) fn restore(
+        &mut self,
+        id: usize,
+        state: &SeqState,
+        tokens: usize,
+    ) -> Result<(), String> {
+        let lane = i32::try_from(id).map_err(|error| error.to_string())?;
+        #[cfg(test)]
+        if self.restores_anothers(id, state, tokens) {
+            return Ok(());
+        }
+        let restored = self
+            .context
+            .state_seq_set(state, lane)
+            .map_err(|error| format!("a sequence's cells could not be restored: {error}"));
+        if restored.is_ok() && self.clear(id, tokens) && self.holds(lane, tokens) {
+            return Ok(());
+        }
+        self.clear(id, 0);
+        restored.and(Err("a sequence's cells could not be cut".into()))
+    }
+
+    #[cfg(test)]
+    fn restores_anothers(&mut self, id: usize, state: &SeqState, tokens: usize) -> bool {
+        let lane = i32::try_from(id).unwrap();
+        let others = self.planted.saved.borrow().clone();
+        others.iter().rev().any(|other| {
+            !std::ptr::eq(&raw const **other, state)
+                && self.context.state_seq_set(other, lane).is_ok()
+                && self.clear(id, tokens)
+                && self.holds(lane, tokens)
+        })
+    }
+
+    fn holds(&self, lane: i32, tokens: usize) -> bool {
+        let last = self.context.kv_cache_seq_pos_max(lane);
+        usize::try_from(last + 1).is_ok_and(|held| held == tokens)
+    }
+
+    /// One token of each sequence that generates, and some of the prompts that are still to be read.
+    pub(super) fn step(
+        &mut self,
+        model: &Model,
+        pace: &mut Pace,
+        scratch: &mut Scratch,
+    ) -> Result<Stepped, String> {
+        let mut stepped = Stepped::default();
+        let (short, long) = self.decoding();
+        let decodes = !short.is_empty() || !long.is_empty();
+        let start = Instant::now();
+        for group in [short, long] {
+            let shares: Vec<_> = group.into_iter().map(|id| (id, 1)).collect();
+            self.compute(&shares, model, scratch, &mut stepped)?;
+        }
+        let decoded = Instant::now();
+        if decodes {
+            pace.decoded((decoded - start).as_secs_f64());
+        }
+        let budget = if decodes {
+            pace.budget()
+        } else {
+            self.most_tokens
+        };
+        let shares = self.shares(budget);
+        let prefilled: usize = shares.iter().map(|(_, share)| share).sum();
+        self.compute(&shares, model, scratch, &mut stepped)?;
+        if decodes && prefilled > 0 {
+            pace.read(prefilled, decoded.elapsed().as_secs_f64());
+        }
+        stepped.prefilled = prefilled;
+        Ok(stepped)
+    }
+
+    /// The sequences to be decoded: all together, or the longest apart, since attention walks as many cells
+    /// for each sequence of a batch as the longest has.
+    fn decoding(&self) -> (Vec<usize>, Vec<usize>) {
+        let mut all: Vec<_> = self
+            .sequences()
+            .filter(|(_, sequence)| sequence.can_decode())
+            .map(|(id, sequence)| (sequence.held().len(), id))
+            .collect();
+        all.sort_unstable();
+        let lengths: Vec<_> = all.iter().map(|(length, _)| *length).collect();
+        let (short, long) = all.split_at(split(&lengths));
+        let ids = |part: &[(usize, usize)]| {
+            let mut ids: Vec<_> = part.iter().map(|(_, id)| *id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        (ids(short), ids(long))
+    }
+
+    /// How many prompt tokens each sequence that reads may bring.
+    fn shares(&self, budget: usize) -> Vec<(usize, usize)> {
+        let mut left = budget;
+        let mut shares = Vec::new();
+        for id in &self.reading {
+            let Some(sequence) = &self.slots[*id] else {
+                continue;
+            };
+            if left == 0 || !sequence.common.answer.has_room() {
+                continue;
+            }
+            let scored = sequence.common.scores_prompt();
+            let most = if scored { left.min(SCORED_STEP) } else { left };
+            let share = sequence.prompt_left().min(most);
+            left -= share;
+            shares.push((*id, share));
+        }
+        shares.sort_unstable();
+        shares
+    }
+
+    /// Computes one batch, and lets its sequences take their logits.
+    fn compute(
+        &mut self,
+        shares: &[(usize, usize)],
+        model: &Model,
+        scratch: &mut Scratch,
+        stepped: &mut Stepped,
+    ) -> Result<(), String> {
+        if shares.is_empty() {
+            return Ok(());
+        }
+        let parts = self.fill(shares)?;
+        #[cfg(test)]
+        let decodes = parts.iter().all(|part| part.rows.len() == 1);
+        self.context
+            .decode(&mut self.batch)
+            .map_err(|error| format!("llama.cpp could not compute a step: {error}"))?;
+        for part in parts {
+            let Some(sequence) = self.slots[part.id].as_mut() else {
+                continue;
+            };
+            if part.logits == Logits::All {
+                for (position, row) in (part.position..).zip(part.rows.clone()) {
+                    sequence.score(position, self.context.get_logits_ith(row), model);
+                }
+            }
+            if part.logits == Logits::None || sequence.prompt_left() > 0 {
+                continue;
+            }
+            self.reading.retain(|reading| *reading != part.id);
+            let row = part.rows.end - 1;
+            #[cfg(test)]
+            let row = if self.planted.fault == Some(Fault::NeighboursLogits)
+                && decodes
+                && part.position % 5 == 0
+            {
+                (row - 1).max(0)
+            } else {
+                row
+            };
+            let logits = self.context.get_logits_ith(row);
+            if sequence.has_siblings() {
+                stepped.forks.push((part.id, logits.into()));
+                continue;
+            }
+            stepped.sampled += 1;
+            if sequence.sample(logits, model, scratch) == Next::Leaves {
+                stepped.left.push(part.id);
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, shares: &[(usize, usize)]) -> Result<Vec<Part>, String> {
+        self.batch.clear();
+        let mut parts = Vec::with_capacity(shares.len());
+        for (id, share) in shares {
+            let Some(sequence) = self.slots[*id].as_mut() else {
+                continue;
+            };
+            let lane = i32::try_from(*id).map_err(|error| error.to_string())?;
+            let feed = sequence.feed(*share);
+            let first = self.batch.n_tokens();
+            for (offset, token) in feed.tokens.iter().enumerate() {
+                let last = offset + 1 == feed.tokens.len();
+                let wanted = match feed.logits {
+                    Logits::None => false,
+                    Logits::Last => last,
+                    Logits::All => true,
+                };
+                let place =
+                    i32::try_from(feed.position + offset).map_err(|error| error.to_string())?;
+                self.batch
+                    .add(*token, place, &[lane], wanted)
+                    .map_err(|error| format!("the batch has no room for its own plan: {error}"))?;
+            }
+            parts.push(Part {
+                id: *id,
+                position: feed.position,
+                rows: first..self.batch.n_tokens(),
+                logits: feed.logits,
+            });
+        }
+        Ok(parts)
+    }
+}
+
+/// How many of the lengths, which rise, are computed together; the rest is computed apart.
+fn split(lengths: &[usize]) -> usize {
+    let Some(longest) = lengths.last() else {
+        return 0;
+    };
+    (1..lengths.len())
+        .map(|count| (count * (longest - lengths[count - 1]), count))
+        .max()
+        .filter(|(saved, _)| *saved > WORTH_A_SPLIT)
+        .map_or(lengths.len(), |(_, count)| count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn the_longest_are_computed_apart_where_that_saves_enough() {
+        let beside = |long: usize| {
+            let mut lengths = vec![100; 31];
+            lengths.push(long);
+            split(&lengths)
+        };
+        assert_eq!(beside(8000), 31);
+        assert_eq!(beside(300), 32);
+        assert_eq!(split(&[]), 0);
+        assert_eq!(split(&[8000]), 1);
+        assert_eq!(split(&[100, 8000]), 2);
+        assert_eq!(split(&[10, 10, 10, 10, 9000, 9100]), 4);
+    }
+}

@@ -1,0 +1,178 @@
+use std::rc::Rc;
+use std::sync::Arc;
+
+use llama_cpp_2::context::session::SeqState;
+use llama_cpp_2::token::LlamaToken;
+
+use super::sequence::Common;
+use crate::types::{Adapter, ProjectId};
+
+/// A reused prefix ends at a multiple of this, so that what is computed after it has the shapes that it would
+/// have without the cache.
+const CHUNK: usize = 32;
+/// A state of fewer tokens is computed as fast as it is found.
+const SMALLEST: usize = 64;
+
+/// Whom a state may serve: nobody can tell from an answer's time or usage what another tenant sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Scope {
+    tenant: ProjectId,
+    adapter: Option<Arc<Adapter>>,
+}
+
+impl Scope {
+    pub(super) fn of(common: &Common) -> Self {
+        Self {
+            tenant: common.tenant().clone(),
+            adapter: common.adapter().cloned(),
+        }
+    }
+}
+
+/// States of sequences that have ended, in host memory; the ones not used for the longest time make way.
+pub(super) struct PrefixCache {
+    entries: Vec<Entry>,
+    bytes: usize,
+    limit: usize,
+    clock: u64,
+    /// Whether the model's states can be cut at any token. Those of sliding-window attention can't: what
+    /// fell out of the window is gone.
+    cuts: bool,
+}
+
+struct Entry {
+    scope: Scope,
+    tokens: Vec<LlamaToken>,
+    state: Rc<SeqState>,
+    used: u64,
+}
+
+/// A state that begins as a prompt does.
+pub(super) struct Hit {
+    pub(super) state: Rc<SeqState>,
+    /// Tokens of it that the prompt begins with, and that may be reused.
+    pub(super) tokens: usize,
+}
+
+impl PrefixCache {
+    pub(super) fn new(limit_bytes: usize, cuts: bool) -> Self {
+        Self {
+            entries: Vec::new(),
+            bytes: 0,
+            limit: limit_bytes,
+            clock: 0,
+            cuts,
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.limit > 0
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The state that saves most of a prompt. At least the prompt's last token is left to be computed, for
+    /// its logits.
+    pub(super) fn find(&mut self, scope: &Scope, prompt: &[LlamaToken]) -> Option<Hit> {
+        let most = prompt.len().checked_sub(1)?;
+        let cuts = self.cuts;
+        let (saved, entry) = self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.scope == *scope)
+            .map(|entry| (reusable(&entry.tokens, &prompt[..most], cuts), entry))
+            .max_by_key(|(saved, _)| *saved)?;
+        if saved == 0 {
+            return None;
+        }
+        self.clock += 1;
+        entry.used = self.clock;
+        Some(Hit {
+            state: Rc::clone(&entry.state),
+            tokens: saved,
+        })
+    }
+
+    /// Whether a state of these tokens would be worth its memory.
+    pub(super) fn wants(&self, scope: &Scope, tokens: &[LlamaToken]) -> bool {
+        let known = |entry: &Entry| {
+            entry.scope == *scope && common(&entry.tokens, tokens) + CHUNK > tokens.len()
+        };
+        self.is_on() && tokens.len() >= SMALLEST && !self.entries.iter().any(known)
+    }
+
+    /// Keeps a state. Those that it goes on from go.
+    pub(super) fn keep(&mut self, scope: Scope, tokens: Vec<LlamaToken>, state: Rc<SeqState>) {
+        let size = state.byte_len();
+        if size > self.limit {
+            return;
+        }
+        if self.cuts {
+            self.drop_where(|entry| entry.scope == scope && tokens.starts_with(&entry.tokens));
+        }
+        while self.bytes + size > self.limit {
+            let Some(oldest) = self.entries.iter().map(|entry| entry.used).min() else {
+                break;
+            };
+            self.drop_where(|entry| entry.used == oldest);
+        }
+        self.clock += 1;
+        self.bytes += size;
+        self.entries.push(Entry {
+            scope,
+            tokens,
+            state,
+            used: self.clock,
+        });
+    }
+
+    fn drop_where(&mut self, goes: impl Fn(&Entry) -> bool) {
+        self.entries.retain(|entry| !goes(entry));
+        self.bytes = self
+            .entries
+            .iter()
+            .map(|entry| entry.state.byte_len())
+            .sum();
+    }
+}
+
+/// Tokens at the beginning of `held` that serve `prompt`.
+fn reusable(held: &[LlamaToken], prompt: &[LlamaToken], cuts: bool) -> usize {
+    let same = common(held, prompt);
+    if !cuts {
+        return if same == held.len() { same } else { 0 };
+    }
+    same / CHUNK * CHUNK
+}
+
+fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(ids: impl Iterator<Item = i32>) -> Vec<LlamaToken> {
+        ids.map(LlamaToken::new).collect()
+    }
+
+    #[test]
+    fn a_prefix_is_reused_up_to_a_chunks_end() {
+        let held = tokens(0..100);
+        assert_eq!(reusable(&held, &tokens(0..90), true), 64);
+        assert_eq!(reusable(&held, &tokens(0..31), true), 0);
+        assert_eq!(reusable(&held, &tokens(0..1000), true), 96);
+        assert_eq!(reusable(&held, &tokens(5..100), true), 0);
+    }
+
+    #[test]
+    fn what_can_not_be_cut_is_reused_whole_or_not_at_all() {
+        let held = tokens(0..100);
+        assert_eq!(reusable(&held, &tokens(0..100), false), 100);
+        assert_eq!(reusable(&held, &tokens(0..101), false), 100);
+        assert_eq!(reusable(&held, &tokens(0..99), false), 0);
+    }
+}

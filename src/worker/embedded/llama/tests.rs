@@ -1,0 +1,204 @@
+//! The engine with a real model: `make setup-models` puts it where these tests look.
+
+mod answers;
+mod isolation;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+
+use llama_cpp_2::context::params::KvCacheType;
+use tokio::sync::mpsc;
+
+use super::answer;
+use super::bank::BankSettings;
+use super::engine::{Engine, Settings};
+use super::model::Model;
+use super::sequence::Request;
+use crate::telemetry::{Metrics, WorkerMetrics};
+use crate::types::{
+    Chat, Class, Event, Failure, Finish, Generate, Job, Message, Progress, Prompt, Role, Sampling,
+    TokenLogprob, Usage,
+};
+
+const CONTEXT: u32 = 1024;
+
+/// The model that every test shares; loading it takes longer than most of them.
+fn model() -> &'static Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let path = PathBuf::from(std::env::var("HOME").unwrap())
+            .join(".cache/forebay/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(
+            path.exists(),
+            "no {}: run `make setup-models`",
+            path.display()
+        );
+        Model::load(&path, CONTEXT).unwrap()
+    })
+}
+
+fn settings(slots: usize) -> Settings {
+    Settings {
+        bank: BankSettings {
+            slots,
+            step_tokens: 64,
+            threads: 2,
+            cells: KvCacheType::F16,
+            fault: None,
+        },
+        adapter_slots: 2,
+        adapters: 2,
+        prefix_cache_bytes: 0,
+    }
+}
+
+/// The way to a running engine.
+struct Handle {
+    queue: SyncSender<Request>,
+    metrics: WorkerMetrics,
+}
+
+/// Runs an engine for as long as the test needs it, and sees that it leaves nothing behind.
+fn with_engine<T>(settings: Settings, test: impl FnOnce(&Handle) -> T) -> T {
+    let metrics = Metrics::new().unwrap().worker("w");
+    let (queue, requests) = sync_channel(1024);
+    let handle = Handle {
+        queue,
+        metrics: metrics.clone(),
+    };
+    let told = metrics.clone();
+    let result = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            Engine::new(model(), settings, &requests, told)
+                .unwrap()
+                .run();
+        });
+        // Moved in, so that a test that fails ends the engine as well.
+        let handle = handle;
+        test(&handle)
+    });
+    assert_eq!(
+        (
+            metrics.running.get(),
+            metrics.waiting.get(),
+            metrics.kv_cells.get()
+        ),
+        (0, 0, 0)
+    );
+    result
+}
+
+/// An answer under way.
+struct Reading {
+    events: mpsc::Receiver<Result<Event, Failure>>,
+    progress: Arc<Progress>,
+    prompt: Vec<u32>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Read {
+    text: String,
+    tokens: Vec<TokenLogprob>,
+    finish: Option<Finish>,
+}
+
+impl Handle {
+    fn ask(&self, request: Generate) -> Reading {
+        self.ask_as("proj_a", Class::Standard, request)
+    }
+
+    fn ask_as(&self, tenant: &str, class: Class, request: Generate) -> Reading {
+        let (events, reader) = answer::channel(request.answers());
+        let progress = Arc::<Progress>::default();
+        let prompts: Vec<_> = request
+            .prompts
+            .iter()
+            .map(|prompt| model().prepare(prompt).unwrap())
+            .collect();
+        let prompt = prompts[0]
+            .iter()
+            .map(|token| token.0.cast_unsigned())
+            .collect();
+        let request = Request {
+            prompts,
+            job: Job {
+                request,
+                tenant: tenant.into(),
+                class,
+                adapter: None,
+            },
+            constraint: None,
+            calls: None,
+            events,
+            progress: Arc::clone(&progress),
+        };
+        self.queue.send(request).unwrap();
+        Reading {
+            events: reader,
+            progress,
+            prompt,
+        }
+    }
+}
+
+impl Reading {
+    /// Reads until the end, or until the first choice has so many tokens, and goes then.
+    fn read(&mut self, at_most: usize) -> Result<(Vec<Read>, Option<Usage>), Failure> {
+        let mut choices: Vec<Read> = Vec::new();
+        while let Some(event) = self.events.blocking_recv() {
+            match event? {
+                Event::Delta(delta) => {
+                    let choice = delta.choice as usize;
+                    choices.resize(choices.len().max(choice + 1), Read::default());
+                    choices[choice].text.push_str(&delta.text);
+                    choices[choice].tokens.extend(delta.logprobs);
+                    if choices[0].tokens.len() >= at_most {
+                        self.events.close();
+                        return Ok((choices, None));
+                    }
+                }
+                Event::Finish { choice, finish } => {
+                    let choice = choice as usize;
+                    choices.resize(choices.len().max(choice + 1), Read::default());
+                    choices[choice].finish = Some(finish);
+                }
+                Event::End { usage } => return Ok((choices, Some(usage))),
+            }
+        }
+        panic!("the engine went without an end");
+    }
+
+    fn whole(mut self) -> (Vec<Read>, Usage) {
+        let (choices, usage) = self.read(usize::MAX).unwrap();
+        (choices, usage.unwrap())
+    }
+}
+
+fn chat(text: &str) -> Prompt {
+    Prompt::Chat(Chat {
+        messages: vec![Message {
+            role: Role::User,
+            content: text.into(),
+            name: None,
+            calls: Vec::new(),
+            call_id: None,
+        }],
+        ..Chat::default()
+    })
+}
+
+/// Greedy, with log-probabilities.
+fn greedy(prompt: Prompt, max_tokens: u32) -> Generate {
+    Generate {
+        prompts: vec![prompt],
+        max_tokens: Some(max_tokens),
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
+        ignore_eos: true,
+        top_logprobs: Some(0),
+        ..Generate::default()
+    }
+}

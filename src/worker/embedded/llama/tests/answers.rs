@@ -1,0 +1,215 @@
+//! What one request gets.
+
+use super::*;
+
+#[test]
+fn choices_share_the_prompt_and_have_numbers_of_their_own() {
+    with_engine(settings(2), |handle| {
+        // More choices than slots.
+        let request = Generate {
+            choices: 5,
+            ..greedy(chat("Name a fruit."), 8)
+        };
+        let reading = handle.ask(request.clone());
+        let prompt = reading.prompt.len() as u64;
+        let (choices, usage) = reading.whole();
+        assert_eq!(choices.len(), 5);
+        assert_eq!(handle.metrics.prefill_tokens.get(), prompt);
+        assert_eq!(u64::from(usage.prompt_tokens), prompt);
+        assert_eq!(usage.completion_tokens, 40);
+        for choice in &choices {
+            assert_eq!(choice.tokens[0], choices[0].tokens[0]);
+            assert_eq!(choice.finish, Some(Finish::Length));
+        }
+
+        let drawn = Generate {
+            sampling: Sampling {
+                temperature: 2.0,
+                seed: Some(7),
+                ..Sampling::default()
+            },
+            ..request
+        };
+        let (again, _) = handle.ask(drawn.clone()).whole();
+        let (choices, _) = handle.ask(drawn).whole();
+        assert_eq!(choices[0].tokens[0].id, again[0].tokens[0].id);
+        assert!(choices.iter().any(|choice| choice.text != choices[0].text));
+    });
+}
+
+#[test]
+fn a_list_of_prompts_is_answered_in_its_order() {
+    with_engine(settings(2), |handle| {
+        let prompts = ["One, two,", "Monday, Tuesday,", "red, green,"];
+        let alone: Vec<_> = prompts
+            .iter()
+            .map(|text| {
+                let (mut choices, _) = handle.ask(greedy(Prompt::Text((*text).into()), 6)).whole();
+                choices.swap_remove(0).tokens[0].id
+            })
+            .collect();
+        let request = Generate {
+            prompts: prompts
+                .iter()
+                .map(|text| Prompt::Text((*text).into()))
+                .collect(),
+            choices: 2,
+            ..greedy(chat(""), 6)
+        };
+        let (choices, usage) = handle.ask(request).whole();
+        let first: Vec<_> = choices.iter().map(|choice| choice.tokens[0].id).collect();
+        let expected: Vec<_> = alone.iter().flat_map(|id| [*id, *id]).collect();
+        assert_eq!(first, expected);
+        assert_eq!(usage.completion_tokens, 36);
+    });
+}
+
+/// Words enough for a prompt of a few hundred tokens.
+fn lore(topic: &str) -> String {
+    (0..60)
+        .map(|index| format!("Rule {index} of {topic}: take care of the {index}th thing. "))
+        .collect()
+}
+
+#[test]
+fn a_prefix_is_reused_for_its_own_tenant_alone() {
+    let mut settings = settings(2);
+    settings.prefix_cache_bytes = 256 << 20;
+    with_engine(settings, |handle| {
+        let ask = |tenant: &str, question: &str| {
+            let text = format!("{}{question}", lore("the house"));
+            let request = greedy(chat(&text), 6);
+            let reading = handle.ask_as(tenant, Class::Standard, request);
+            let prompt = reading.prompt.len();
+            let (mut choices, usage) = reading.whole();
+            (choices.swap_remove(0), usage.cached_tokens as usize, prompt)
+        };
+        let (first, cached, _) = ask("proj_a", "What is rule 3?");
+        assert_eq!(cached, 0);
+        let (_, cached, prompt) = ask("proj_a", "And what would be rule 61?");
+        assert!(cached + 64 > prompt && prompt > 600, "{cached} of {prompt}");
+        let (_, cached, _) = ask("proj_b", "What is rule 3?");
+        assert_eq!(cached, 0, "another tenant's prompt shows");
+        let (again, cached, prompt) = ask("proj_a", "What is rule 3?");
+        assert!(cached + 64 > prompt, "{cached} of {prompt}");
+        for (cold, warm) in first.tokens.iter().zip(&again.tokens) {
+            if cold.id != warm.id {
+                break;
+            }
+            assert!((cold.logprob.unwrap() - warm.logprob.unwrap()).abs() < 1.0);
+        }
+        assert!(handle.metrics.prefix_bytes.get() > 0);
+    });
+}
+
+#[test]
+fn a_conversation_goes_on_from_its_last_turn() {
+    let mut settings = settings(1);
+    settings.prefix_cache_bytes = 256 << 20;
+    with_engine(settings, |handle| {
+        let reading = handle.ask(greedy(Prompt::Text(lore("the garden")), 100));
+        let mut tokens = reading.prompt.clone();
+        let (choices, _) = reading.whole();
+        tokens.extend(choices[0].tokens.iter().map(|token| token.id));
+        let held = tokens.len();
+        tokens.extend([10, 20, 30]);
+        let (_, usage) = handle.ask(greedy(Prompt::Tokens(tokens), 2)).whole();
+        // All but the last token's chunk, which was never computed.
+        assert!(usage.cached_tokens as usize + 33 > held, "{usage:?} {held}");
+    });
+}
+
+#[test]
+fn an_echo_scores_the_prompt_as_generating_it_did() {
+    with_engine(settings(2), |handle| {
+        let reading = handle.ask(greedy(Prompt::Text("The capital of France is".into()), 12));
+        let mut tokens = reading.prompt.clone();
+        let prompt = tokens.len();
+        let (choices, _) = reading.whole();
+        tokens.extend(choices[0].tokens.iter().map(|token| token.id));
+        let request = Generate {
+            echo: true,
+            top_logprobs: Some(3),
+            ..greedy(Prompt::Tokens(tokens.clone()), 2)
+        };
+        let (echoed, usage) = handle.ask(request).whole();
+        let ids: Vec<_> = echoed[0].tokens.iter().map(|token| token.id).collect();
+        assert_eq!(&ids[..tokens.len()], tokens);
+        assert_eq!(ids.len(), tokens.len() + 2);
+        assert_eq!(usage.completion_tokens, 2);
+        assert!(echoed[0].text.starts_with("The capital of France is"));
+        assert_eq!(
+            (echoed[0].tokens[0].logprob, echoed[0].tokens[0].top.len()),
+            (None, 0)
+        );
+        for (generated, scored) in choices[0].tokens.iter().zip(&echoed[0].tokens[prompt..]) {
+            let moved = generated.logprob.unwrap() - scored.logprob.unwrap();
+            assert!(moved.abs() < 0.5, "{generated:?} {scored:?}");
+            assert_eq!(scored.top.len(), 3);
+        }
+    });
+}
+
+#[test]
+fn min_tokens_and_biases_are_kept() {
+    with_engine(settings(1), |handle| {
+        let asked = Generate {
+            ignore_eos: false,
+            ..greedy(chat("Answer with the one word yes."), 40)
+        };
+        let (short, _) = handle.ask(asked.clone()).whole();
+        assert_eq!(short[0].finish, Some(Finish::Stop));
+        let longer = short[0].tokens.len() as u32 + 8;
+        let (long, _) = handle
+            .ask(Generate {
+                min_tokens: longer,
+                ..asked.clone()
+            })
+            .whole();
+        assert!(long[0].tokens.len() as u32 >= longer);
+
+        let mut forced = asked;
+        forced.max_tokens = Some(5);
+        forced.sampling.logit_bias = vec![(400, 100.0)];
+        let (choices, _) = handle.ask(forced).whole();
+        assert!(choices[0].tokens.iter().all(|token| token.id == 400));
+    });
+}
+
+#[test]
+fn cells_of_8_bits_answer_much_the_same() {
+    let score = |cells| {
+        let mut settings = settings(1);
+        settings.bank.cells = cells;
+        with_engine(settings, |handle| {
+            let request = Generate {
+                echo: true,
+                ..greedy(Prompt::Text(lore("the sea")), 0)
+            };
+            let (choices, _) = handle.ask(request).whole();
+            let scores = choices[0].tokens.iter().filter_map(|token| token.logprob);
+            let scores: Vec<_> = scores.collect();
+            scores.iter().sum::<f32>() / scores.len() as f32
+        })
+    };
+    let (half, eight) = (score(KvCacheType::F16), score(KvCacheType::Q8_0));
+    assert!((half - eight).abs() < 0.05, "{half} {eight}");
+    assert!(
+        half.to_bits() != eight.to_bits(),
+        "the setting changes nothing"
+    );
+}
+
+#[test]
+fn a_reader_that_stops_pauses_its_own_answer_alone() {
+    with_engine(settings(2), |handle| {
+        let mut slow = handle.ask(greedy(chat("Count to a thousand."), 400));
+        let (quick, _) = handle.ask(greedy(chat("Say hello."), 300)).whole();
+        assert_eq!(quick[0].tokens.len(), 300);
+        let paused = slow.progress.read().completion_tokens;
+        assert!(paused < 300, "{paused}");
+        let (choices, usage) = slow.read(usize::MAX).unwrap();
+        assert_eq!(choices[0].tokens.len(), 400);
+        assert_eq!(usage.unwrap().completion_tokens, 400);
+    });
+}

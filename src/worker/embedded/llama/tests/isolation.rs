@@ -1,0 +1,175 @@
+//! Sequences that run together don't touch each other, whatever joins, leaves or is put aside beside them.
+//!
+//! Every token of every answer is scored again by a solo run over the same tokens. Batches of other sizes sum in
+//! another order, and round activations to 8 bits in other blocks, so log-probabilities move; the bounds are
+//! three times what 3,200 answers showed. Cells or logits of another sequence move them by whole nats.
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::worker::embedded::llama::bank::Fault;
+
+/// On the mean over an answer, in nats.
+const MEAN_NOISE: f64 = 0.25;
+/// At one token.
+const TOKEN_NOISE: f64 = 1.5;
+const PROMPTS: usize = 16;
+
+/// `FOREBAY_ROUNDS` makes it longer: `make test-long` asks for 200.
+fn rounds() -> usize {
+    std::env::var("FOREBAY_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
+}
+
+/// A word that no other prompt has.
+fn canary(random: &mut StdRng) -> String {
+    let syllables = [
+        "zor", "vex", "qui", "bal", "mip", "tuk", "yag", "fen", "dro", "wix",
+    ];
+    (0..4).map(|_| *syllables.choose(random).unwrap()).collect()
+}
+
+struct Answered {
+    canary: String,
+    prompt: Vec<u32>,
+    read: Read,
+}
+
+/// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts.
+fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
+    let mut answers = Vec::new();
+    for _ in 0..rounds {
+        let mut reading = Vec::new();
+        for _ in 0..PROMPTS {
+            let canary = canary(random);
+            let padding = "Read all of this with care. ".repeat(random.random_range(0..12));
+            let text = format!("{padding}The word is {canary}. Say {canary} again and again.");
+            let max_tokens = random.random_range(4..20);
+            let class = *[
+                Class::Batch,
+                Class::Batch,
+                Class::Standard,
+                Class::Interactive,
+            ]
+            .choose(random)
+            .unwrap();
+            let tenant = *["proj_a", "proj_b"].choose(random).unwrap();
+            let asked = handle.ask_as(tenant, class, greedy(chat(&text), max_tokens));
+            let leaves = random.random_bool(0.25);
+            let at_most = if leaves {
+                random.random_range(1..max_tokens) as usize
+            } else {
+                usize::MAX
+            };
+            reading.push((canary, asked, at_most));
+            std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..30)));
+        }
+        for (canary, mut asked, at_most) in reading {
+            // What a planted fault breaks is no answer.
+            if let Ok((mut choices, _)) = asked.read(at_most) {
+                answers.push(Answered {
+                    canary,
+                    prompt: asked.prompt,
+                    read: choices.swap_remove(0),
+                });
+            }
+        }
+    }
+    answers
+}
+
+/// What a solo run says of the same tokens.
+fn solo(handle: &Handle, answered: &Answered) -> Vec<f64> {
+    let mut tokens = answered.prompt.clone();
+    tokens.extend(answered.read.tokens.iter().map(|token| token.id));
+    let scored = Generate {
+        echo: true,
+        ..greedy(Prompt::Tokens(tokens), 0)
+    };
+    let (mut choices, _) = handle.ask(scored).whole();
+    let scores = choices
+        .swap_remove(0)
+        .tokens
+        .split_off(answered.prompt.len());
+    scores
+        .iter()
+        .map(|token| token.logprob.unwrap().into())
+        .collect()
+}
+
+/// How far an answer is from its solo run: on the mean, and at most.
+fn distance(answered: &Answered, solo: &[f64]) -> (f64, f64) {
+    let tokens = answered.read.tokens.iter();
+    let moved: Vec<_> = tokens
+        .zip(solo)
+        .map(|(token, solo)| (f64::from(token.logprob.unwrap()) - solo).abs())
+        .collect();
+    #[expect(clippy::cast_precision_loss, reason = "a few tokens")]
+    let mean = moved.iter().sum::<f64>() / moved.len() as f64;
+    (mean, moved.into_iter().fold(0.0, f64::max))
+}
+
+/// The faults that the judge finds, a line each.
+fn judge(handle: &Handle, answers: &[Answered]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let (mut means, mut most) = (0.0, 0.0_f64);
+    for answered in answers {
+        let text = &answered.read.text;
+        let others = answers
+            .iter()
+            .filter(|other| other.canary != answered.canary);
+        for other in others {
+            if text.contains(&other.canary) {
+                faults.push(format!("{text:?} holds another's canary {}", other.canary));
+            }
+        }
+        let (mean, worst) = distance(answered, &solo(handle, answered));
+        if mean > MEAN_NOISE || worst > TOKEN_NOISE {
+            faults.push(format!(
+                "{text:?} is {mean:.3} nats off, {worst:.3} at one token"
+            ));
+        }
+        means += mean;
+        most = most.max(worst);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand answers")]
+    let mean = means / answers.len().max(1) as f64;
+    eprintln!(
+        "{} answers: {mean:.4} nats off on the mean, {most:.3} at one token at most",
+        answers.len()
+    );
+    faults
+}
+
+fn busy(fault: Option<Fault>) -> Settings {
+    let mut settings = settings(5);
+    settings.bank.fault = fault;
+    settings.prefix_cache_bytes = 64 << 20;
+    settings
+}
+
+#[test]
+fn answers_are_what_they_are_alone() {
+    let mut random = StdRng::seed_from_u64(1);
+    with_engine(busy(None), |handle| {
+        let rounds = rounds();
+        let answers = run(handle, rounds, &mut random);
+        assert_eq!(answers.len(), rounds * PROMPTS);
+        let preempted = handle.metrics.preemptions.get();
+        assert!(preempted > 0, "nothing was put aside");
+        eprintln!("{preempted} times a sequence was put aside");
+        let faults = judge(handle, &answers);
+        assert!(faults.is_empty(), "{faults:#?}");
+    });
+}
+
+#[test]
+fn a_planted_fault_is_found() {
+    for fault in [Fault::NeighboursLogits, Fault::OthersState] {
+        let mut random = StdRng::seed_from_u64(2);
+        let answers = with_engine(busy(Some(fault)), |handle| run(handle, 3, &mut random));
+        let faults = with_engine(busy(None), |handle| judge(handle, &answers));
+        assert!(!faults.is_empty(), "{fault:?} was not found");
+    }
+}
