@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::check_name;
-use crate::types::{CellType, Kind, Layout};
+use crate::types::{CellType, Kind, Layout, ToolFormat};
 
 /// `[[worker]]`: something that runs a model.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +48,9 @@ pub struct WorkerConfig {
     /// Requests that run at once on each adapter.
     #[serde(default = "default_adapter_slots")]
     pub adapter_slots: u32,
+    /// How the model spells calls of functions, where its chat template doesn't tell: `hermes`, `llama3` or
+    /// `mistral`. For llama alone.
+    pub tool_format: Option<ToolFormat>,
     /// Threads that compute; as many as there are cores by default.
     pub threads: Option<u32>,
 }

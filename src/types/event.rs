@@ -111,7 +111,7 @@ pub enum Failure {
     },
     /// Prompt and answer don't fit the model's context.
     #[error(
-        "this model's context has {context} tokens; the prompt needs at least {prompt}, and room for one more"
+        "this model takes {context} tokens, those of an answer included; {param} has at least {prompt}"
     )]
     ContextLength {
         /// Tokens that one sequence may have.

@@ -14,6 +14,7 @@ mod money;
 mod plan;
 mod ports;
 mod progress;
+mod tool_format;
 
 pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
@@ -31,6 +32,7 @@ pub use ports::{
     KeyRow, Ledger, LedgerBatch, NewKey, Project, SecretHash, StoreError, TenantStore, UsageRow,
 };
 pub use progress::{Count, Progress};
+pub use tool_format::ToolFormat;
 
 /// Token counts of one attempt, as the OpenAI `usage` object has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -160,21 +160,6 @@ async fn neutral_values_of_what_is_not_supported_are_accepted() {
         }))
         .await;
     assert_eq!(answer["usage"]["completion_tokens"], 2);
-    let body = json!({"model": EMBEDDINGS, "input": "x", "dimensions": 3});
-    let refused = server.post("/v1/embeddings", &body).send().await.unwrap();
-    assert_eq!(
-        refused.json::<Value>().await.unwrap()["error"]["param"],
-        "dimensions"
-    );
-}
-
-#[tokio::test]
-async fn an_embedding_of_a_text_beyond_the_model_is_refused_not_cut() {
-    let server = Server::start().await;
-    let body = json!({"model": EMBEDDINGS, "input": ["short", "word ".repeat(600)]});
-    let error = server.refused("/v1/embeddings", &body, 400).await;
-    assert_eq!(error["code"], "context_length_exceeded");
-    assert!(server.usage().is_empty());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod harness;
 
 mod api;
 mod config;
+mod embeddings;
 mod hang_up;
 mod isolate;
 mod isolation;

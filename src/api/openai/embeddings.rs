@@ -1,40 +1,41 @@
 //! `POST /v1/embeddings`
 
+use std::fmt;
+use std::num::NonZeroU32;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::answer;
 use super::chat::observed;
-use super::unsupported::{field, never, refuse};
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
-use crate::api::error::ApiError;
-use crate::types::{Embed, Endpoint, Input as Text};
+use crate::types::{Embed, Endpoint, Input};
 
 const MAX_INPUTS: usize = 2048;
 
 #[derive(Deserialize)]
 pub(in crate::api) struct Request {
     model: String,
-    input: Input,
+    input: Inputs,
     encoding_format: Option<Format>,
+    dimensions: Option<NonZeroU32>,
     user: Option<String>,
-    // Known, and not served yet:
-    dimensions: Option<Value>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Input {
-    One(String),
-    Many(Vec<String>),
-    /// Token ids, for one: not served yet.
-    Tokens(#[expect(dead_code, reason = "its shape is enough to refuse it")] Vec<Value>),
+/// A text, a list of texts, a text's token ids, or a list of such lists.
+struct Inputs(Vec<Input>);
+
+/// What stands in the list.
+enum Element {
+    Text(String),
+    Id(u32),
+    Ids(Vec<u32>),
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -82,7 +83,7 @@ pub(in crate::api) async fn create(
     let format = request.encoding_format.unwrap_or(Format::Float);
     let answer = async {
         let end_user = end_user("user", request.user.take())?;
-        let body = request.decode()?;
+        let body = request.decode();
         let ask = asked.ask(Endpoint::Embeddings, &model, end_user, body);
         let (served, vectors, usage) = api.gateway.embed(ask).await?;
         let item = |(index, vector)| Item {
@@ -109,27 +110,111 @@ pub(in crate::api) async fn create(
 }
 
 impl Request {
-    fn decode(self) -> Result<Embed, ApiError> {
-        refuse(&[field("dimensions", &self.dimensions, never)])?;
-        let inputs = match self.input {
-            Input::One(text) => vec![text],
-            Input::Many(texts) => texts,
-            Input::Tokens(_) => return Err(ApiError::unsupported("input")),
-        };
-        if inputs.is_empty() || inputs.len() > MAX_INPUTS {
-            return Err(ApiError::invalid(
-                Some("input"),
-                "input must hold 1 to 2048 texts",
-            ));
+    fn decode(self) -> Embed {
+        Embed {
+            inputs: self.input.0,
+            dimensions: self.dimensions.map(NonZeroU32::get),
         }
-        if inputs.iter().any(String::is_empty) {
-            return Err(ApiError::invalid(Some("input"), "a text of input is empty"));
-        }
-        Ok(Embed {
-            inputs: inputs.into_iter().map(Text::Text).collect(),
-            dimensions: None,
-        })
     }
+}
+
+/// By hand, since `untagged` could not say which element is wrong.
+impl<'de> Deserialize<'de> for Inputs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputsVisitor)
+    }
+}
+
+struct InputsVisitor;
+
+impl<'de> Visitor<'de> for InputsVisitor {
+    type Value = Inputs;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a list of strings, a list of token ids or a list of such lists")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Inputs, E> {
+        Ok(Inputs(vec![Input::Text(filled(text)?)]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Inputs, A::Error> {
+        let mixed = || A::Error::custom("strings, token ids and lists of them can't be mixed");
+        let (mut inputs, mut ids) = (Vec::new(), Vec::new());
+        while let Some(element) = list.next_element()? {
+            let input = match element {
+                Element::Id(id) if inputs.is_empty() => {
+                    ids.push(id);
+                    continue;
+                }
+                Element::Text(text) => Input::Text(text),
+                Element::Ids(ids) => Input::Tokens(ids),
+                Element::Id(_) => return Err(mixed()),
+            };
+            let is_text = matches!(input, Input::Text(_));
+            let fits = |first: &Input| matches!(first, Input::Text(_)) == is_text;
+            if !ids.is_empty() || !inputs.first().is_none_or(fits) {
+                return Err(mixed());
+            }
+            if inputs.len() == MAX_INPUTS {
+                let message =
+                    format!("more than {MAX_INPUTS} inputs: send them in several requests");
+                return Err(A::Error::custom(message));
+            }
+            inputs.push(input);
+        }
+        if !ids.is_empty() {
+            inputs.push(Input::Tokens(ids));
+        }
+        if inputs.is_empty() {
+            return Err(A::Error::custom("the list is empty"));
+        }
+        Ok(Inputs(inputs))
+    }
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ElementVisitor)
+    }
+}
+
+struct ElementVisitor;
+
+impl<'de> Visitor<'de> for ElementVisitor {
+    type Value = Element;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a token id or a list of token ids")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Element, E> {
+        filled(text).map(Element::Text)
+    }
+
+    fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
+        let id = u32::try_from(id);
+        id.map(Element::Id)
+            .map_err(|_| E::custom("no model has such a token id"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Element, A::Error> {
+        let mut ids = Vec::new();
+        while let Some(id) = list.next_element()? {
+            ids.push(id);
+        }
+        if ids.is_empty() {
+            return Err(A::Error::custom("the list is empty"));
+        }
+        Ok(Element::Ids(ids))
+    }
+}
+
+fn filled<E: Error>(text: &str) -> Result<String, E> {
+    if text.is_empty() {
+        return Err(E::custom("the text is empty"));
+    }
+    Ok(text.to_owned())
 }
 
 fn encode(vector: Vec<f32>, format: Format) -> Vector {

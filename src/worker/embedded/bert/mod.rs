@@ -1,10 +1,14 @@
 //! Sentence embeddings: a BERT encoder (arXiv 1908.10084) by candle.
 
+mod batch;
 mod encoder;
+mod folder;
+mod pooling;
+mod queue;
+mod tokens;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -15,6 +19,9 @@ use crate::telemetry::WorkerMetrics;
 use crate::types::{Embed, Embedded, Failure, Progress};
 use crate::worker::{Health, Worker};
 use encoder::Encoder;
+use folder::Folder;
+use queue::{Job, Queue};
+use tokens::Tokens;
 
 /// What an embedding worker is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,14 +38,38 @@ pub struct BertOptions {
 pub struct Bert {
     name: String,
     slots: u32,
-    status: Arc<Status<Encoder>>,
+    status: Arc<Status<Model>>,
     thread: Thread<Job>,
 }
 
-struct Job {
-    request: Embed,
-    progress: Arc<Progress>,
-    reply: oneshot::Sender<Result<Embedded, Failure>>,
+/// What was loaded: requests are read by the one half where they come in, and computed by the other on the
+/// encoder's thread.
+struct Model {
+    tokens: Tokens,
+    encoder: Encoder,
+}
+
+impl Model {
+    fn load(folder: &Path) -> Result<Self, String> {
+        let folder = Folder::read(folder)?;
+        Ok(Self {
+            tokens: Tokens::load(&folder)?,
+            encoder: Encoder::load(&folder)?,
+        })
+    }
+
+    /// All that can be wrong with a request is found here.
+    fn read(&self, request: &Embed, progress: &Progress) -> Result<Vec<tokens::Row>, Failure> {
+        let most = self.encoder.dimensions();
+        let asked = request.dimensions;
+        if asked.is_some_and(|asked| asked == 0 || asked as usize > most) {
+            return Err(Failure::Invalid {
+                param: Some("dimensions".into()),
+                message: format!("dimensions must be 1 to {most} for this model"),
+            });
+        }
+        self.tokens.rows(&request.inputs, || progress.is_closed())
+    }
 }
 
 impl Bert {
@@ -51,11 +82,11 @@ impl Bert {
         let (name, slots) = (options.name.clone(), options.slots);
         let bound = 2 * slots as usize;
         let told = Arc::clone(&status);
-        let thread = Thread::start(format!("bert-{name}"), bound, told, move |queue, status| {
-            let encoder = Arc::new(Encoder::load(&options.weights)?);
+        let thread = Thread::start(format!("bert-{name}"), bound, told, move |jobs, status| {
+            let model = Arc::new(Model::load(&options.weights)?);
             tracing::info!(worker = options.name, "ready");
-            status.ready(Arc::clone(&encoder));
-            run(&encoder, queue, &metrics);
+            status.ready(Arc::clone(&model));
+            Queue::new(jobs, slots as usize, metrics).run(&model.encoder);
             Ok(())
         })?;
         Ok(Self {
@@ -64,25 +95,6 @@ impl Bert {
             status,
             thread,
         })
-    }
-}
-
-fn run(encoder: &Encoder, queue: &Receiver<Job>, metrics: &WorkerMetrics) {
-    while let Ok(job) = queue.recv() {
-        if job.reply.is_closed() {
-            continue;
-        }
-        metrics.running.set(1);
-        let done = encoder.embed(&texts(&job.request.inputs), &job.progress, || {
-            job.reply.is_closed()
-        });
-        if let Ok(embedded) = &done {
-            metrics.prefill_tokens.inc_by(embedded.prompt_tokens.into());
-        }
-        metrics.steps.inc();
-        metrics.running.set(0);
-        // Whoever asked may have gone.
-        let _gone = job.reply.send(done);
     }
 }
 
@@ -101,24 +113,18 @@ impl Worker for Bert {
     }
 
     async fn embed(&self, request: Embed, progress: Arc<Progress>) -> Result<Embedded, Failure> {
-        self.status.loaded()?;
+        let model = self.status.loaded()?;
+        let dimensions = request.dimensions;
+        let reader = Arc::clone(&progress);
+        // Megabytes of text take seconds to tokenise, which other requests' tasks shall not wait for.
+        let read = tokio::task::spawn_blocking(move || model.read(&request, &reader));
+        let rows = read
+            .await
+            .map_err(|_| Failure::Broken("the inputs could not be read".into()))??;
         let (reply, answer) = oneshot::channel();
-        self.thread.send(Job {
-            request,
-            progress,
-            reply,
-        })?;
+        self.thread
+            .send(Job::new(rows, dimensions, progress, reply))?;
         let ended = |_| Failure::Broken("its thread has ended".into());
         answer.await.map_err(ended)?
     }
-}
-
-fn texts(inputs: &[crate::types::Input]) -> Vec<String> {
-    inputs
-        .iter()
-        .map(|input| match input {
-            crate::types::Input::Text(text) => text.clone(),
-            crate::types::Input::Tokens(_) => String::new(),
-        })
-        .collect()
 }

@@ -27,9 +27,13 @@ use serde::{Deserialize, Serialize};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::constrain::{Constraint, Grammar};
+use super::tools::{CallParser, blame};
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{CellType, Events, Failure, Format, Generate, Job, Layout, Progress};
+use crate::types::{
+    CellType, Events, Failure, Format, Generate, Job, Layout, Progress, Prompt, ToolChoice,
+    ToolFormat, Tools,
+};
 use crate::worker::{Health, Worker};
 use bank::BankSettings;
 use engine::{Engine, Settings};
@@ -64,9 +68,14 @@ pub struct LlamaOptions {
     pub layout: Layout,
     /// Where re-laid copies are kept.
     pub layouts: PathBuf,
+<<<<<<< HEAD
     /// Where it is kept which files were tried in a process of their own before they are loaded into this one.
     /// None where they need not be: this process may die of them.
     pub trials: Option<PathBuf>,
+=======
+    /// How the model spells calls of functions; its chat template tells where this is `None`.
+    pub tool_format: Option<ToolFormat>,
+>>>>>>> main
     /// Threads that compute.
     pub threads: Option<u32>,
 }
@@ -117,7 +126,11 @@ fn load_and_run(
         trial::try_once(&options.weights, trials)?;
     }
     let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
-    let model = Arc::new(Model::load(&weights, options.context_tokens)?);
+    let model = Arc::new(Model::load(
+        &weights,
+        options.context_tokens,
+        options.tool_format,
+    )?);
     let settings = Settings {
         bank: BankSettings {
             slots: options.slots as usize,
@@ -165,12 +178,13 @@ impl Worker for Llama {
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
         let prepared = tokio::task::spawn_blocking(move || {
             let prompts = job.request.prompts.iter();
+            let (constraint, calls) = form(&job.request, &model)?;
             Ok(Request {
                 prompts: prompts
                     .map(|prompt| model.prepare(prompt))
                     .collect::<Result<_, Failure>>()?,
-                constraint: constraint(&job.request, &model)?,
-                calls: None,
+                constraint,
+                calls,
                 job,
                 events,
                 progress,
@@ -184,13 +198,35 @@ impl Worker for Llama {
     }
 }
 
-/// What the answers have to be.
-fn constraint(request: &Generate, model: &Model) -> Result<Option<Constraint>, Failure> {
+/// What the answers have to be, and what finds calls in them. A call that has to be made leaves no room for
+/// a format; where the model is free to call, a format leaves none for calls.
+fn form(
+    request: &Generate,
+    model: &Model,
+) -> Result<(Option<Constraint>, Option<CallParser>), Failure> {
+    let tools = match request.prompts.first() {
+        Some(Prompt::Chat(chat)) if chat.tools.choice != ToolChoice::None => &chat.tools,
+        _ => &Tools::default(),
+    };
+    if !tools.functions.is_empty() {
+        let format = model.tool_format();
+        if let Some(grammar) = format.grammar(tools)? {
+            let compiled = model.grammars()?.compile(&Grammar::Lark(grammar), "tools");
+            let constraint = compiled.map_err(|failure| match failure {
+                Failure::Invalid { message, .. } => blame(tools, &message),
+                other => other,
+            })?;
+            return Ok((Some(constraint), Some(CallParser::new(format, true, tools))));
+        }
+        if request.format == Format::Text {
+            return Ok((None, Some(CallParser::new(format, false, tools))));
+        }
+    }
     let grammar = match &request.format {
-        Format::Text => return Ok(None),
+        Format::Text => return Ok((None, None)),
         Format::JsonObject => Grammar::JsonObject,
         Format::JsonSchema(schema) => Grammar::JsonSchema(schema.clone()),
     };
     let compiled = model.grammars()?.compile(&grammar, "response_format")?;
-    Ok(Some(compiled))
+    Ok((Some(compiled), None))
 }

@@ -8,7 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
-use crate::types::{Failure, Prompt};
+use crate::types::{Failure, Prompt, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -30,11 +30,16 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for.
+    /// Reads a GGUF file. `context_tokens` is cut to what the model was trained for. Without a tool format the
+    /// chat template tells it.
     ///
     /// # Errors
     /// One line that says what is wrong with the file.
-    pub(super) fn load(path: &Path, context_tokens: u32) -> Result<Self, String> {
+    pub(super) fn load(
+        path: &Path,
+        context_tokens: u32,
+        tool_format: Option<ToolFormat>,
+    ) -> Result<Self, String> {
         check_file(path)?;
         let weights = LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default())
             .map_err(|error| format!("{}: llama.cpp can't load it: {error}", path.display()))?;
@@ -51,6 +56,10 @@ impl Model {
             Prompts::new(template, &texts, text(vocab.bos()), text(vocab.eos()))
         }
         .map_err(|error| format!("{}: {error}", path.display()))?;
+        let prompts = match tool_format {
+            Some(format) => prompts.with_tool_format(format),
+            None => prompts,
+        };
         if context_tokens > trained {
             tracing::warn!(
                 context_tokens,
@@ -74,18 +83,24 @@ impl Model {
     /// # Errors
     /// The template refuses it, it is empty, or it doesn't fit.
     pub(super) fn prepare(&self, prompt: &Prompt) -> Result<Vec<LlamaToken>, Failure> {
-        self.refuse_endless(prompt)?;
         let vocab = self.weights.vocab();
         let mut tokens = Vec::new();
         match prompt {
-            Prompt::Text(text) => self.tokenize(text, &mut tokens),
+            Prompt::Text(text) => {
+                self.refuse_endless(prompt, text.len())?;
+                self.tokenize(text, &mut tokens);
+            }
             Prompt::Tokens(ids) => {
+                self.refuse_endless(prompt, ids.len().saturating_mul(self.longest_token))?;
                 for id in ids {
                     tokens.push(self.token(*id)?);
                 }
             }
             Prompt::Chat(chat) => {
-                for piece in self.prompts.chat(&chat.messages)? {
+                let pieces = self.prompts.chat(chat)?;
+                let bytes = pieces.iter().map(Piece::bytes).sum();
+                self.refuse_endless(prompt, bytes)?;
+                for piece in pieces {
                     match piece {
                         Piece::Control(index) => tokens.push(self.control[index]),
                         Piece::Text(text) => self.tokenize(&text, &mut tokens),
@@ -162,16 +177,7 @@ impl Model {
 
     /// Refuses by its bytes what can't fit whatever its tokens are: tokenising megabytes takes seconds, and
     /// gigabytes of memory where a text has no spaces.
-    fn refuse_endless(&self, prompt: &Prompt) -> Result<(), Failure> {
-        let bytes: usize = match prompt {
-            Prompt::Text(text) => text.len(),
-            Prompt::Chat(chat) => chat
-                .messages
-                .iter()
-                .map(|message| message.content.len())
-                .sum(),
-            Prompt::Tokens(tokens) => tokens.len().saturating_mul(self.longest_token),
-        };
+    fn refuse_endless(&self, prompt: &Prompt, bytes: usize) -> Result<(), Failure> {
         let at_least = bytes / self.longest_token;
         if at_least > self.context_tokens as usize {
             return Err(self.too_long(prompt, at_least));
@@ -201,6 +207,22 @@ impl Model {
     /// A token's bytes as the answer shows them: none for control tokens.
     pub(super) fn bytes(&self, token: LlamaToken) -> Vec<u8> {
         self.weights.vocab().token_to_piece(token, false, None)
+    }
+
+    /// How the model spells calls.
+    pub(super) fn tool_format(&self) -> ToolFormat {
+        self.prompts.tool_format()
+    }
+
+    /// As [`Model::bytes`], with the control tokens that calls are spelled with.
+    pub(super) fn bytes_with_calls(&self, token: LlamaToken) -> Vec<u8> {
+        let bytes = self.bytes(token);
+        if !bytes.is_empty() {
+            return bytes;
+        }
+        let name = self.name(token);
+        let spells = std::str::from_utf8(&name).is_ok_and(|name| self.tool_format().spells(name));
+        if spells { name } else { bytes }
     }
 
     /// The bytes of any token, control tokens included.

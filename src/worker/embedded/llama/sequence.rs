@@ -269,7 +269,12 @@ impl Sequence {
             return self.end(&rest, Vec::new(), Finish::Stop);
         }
         let logprobs = self.logprob(logits, token, model).into_iter().collect();
-        let shown = self.assembler.push(&model.bytes(token));
+        let bytes = if self.calls.is_some() {
+            model.bytes_with_calls(token)
+        } else {
+            model.bytes(token)
+        };
+        let shown = self.assembler.push(&bytes);
         if shown.stopped {
             return self.end(&shown.text, logprobs, Finish::Stop);
         }

@@ -34,7 +34,7 @@ fn model() -> &'static Model {
             "no {}: run `make setup-models`",
             path.display()
         );
-        Model::load(&path, CONTEXT).unwrap()
+        Model::load(&path, CONTEXT, None).unwrap()
     })
 }
 

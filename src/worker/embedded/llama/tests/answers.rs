@@ -66,7 +66,7 @@ fn a_list_of_prompts_is_answered_in_its_order() {
 
 /// Words enough for a prompt of a few hundred tokens.
 fn lore(topic: &str) -> String {
-    (0..60)
+    (0..36)
         .map(|index| format!("Rule {index} of {topic}: take care of the {index}th thing. "))
         .collect()
 }
@@ -87,7 +87,7 @@ fn a_prefix_is_reused_for_its_own_tenant_alone() {
         let (first, cached, _) = ask("proj_a", "What is rule 3?");
         assert_eq!(cached, 0);
         let (_, cached, prompt) = ask("proj_a", "And what would be rule 61?");
-        assert!(cached + 64 > prompt && prompt > 600, "{cached} of {prompt}");
+        assert!(cached + 64 > prompt && prompt > 500, "{cached} of {prompt}");
         let (_, cached, _) = ask("proj_b", "What is rule 3?");
         assert_eq!(cached, 0, "another tenant's prompt shows");
         let (again, cached, prompt) = ask("proj_a", "What is rule 3?");

@@ -1,0 +1,147 @@
+//! Which rows are computed together, and whose turn it is.
+
+use std::collections::VecDeque;
+
+use super::tokens::Row;
+
+/// Places of one batch, padding included. It bounds the memory that a step takes and how long the next
+/// request waits for it; more gain nothing on a CPU.
+const BATCH_TOKENS: usize = 512;
+/// A row is computed beside a wider one if padding at most doubles it, or adds no more than this.
+const SMALL_TOKENS: usize = 16;
+
+/// A request's rows that are still to be computed.
+pub(super) struct Pending {
+    /// With their places in the request; the longest, which is taken first, stands last.
+    rows: Vec<(usize, Row)>,
+}
+
+/// Where the vector of one row of a batch belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which request, as it stands in the queue.
+    pub(super) request: usize,
+    /// Which of its inputs.
+    pub(super) input: usize,
+}
+
+impl Pending {
+    pub(super) fn new(rows: Vec<Row>) -> Self {
+        let mut rows: Vec<_> = rows.into_iter().enumerate().collect();
+        rows.sort_by_key(|(_, row)| row.len());
+        Self { rows }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn longest(&self) -> usize {
+        self.rows.last().map_or(0, |(_, row)| row.len())
+    }
+
+    fn take(&mut self, fits: impl FnOnce(usize) -> bool) -> Option<(usize, Row)> {
+        if self.is_empty() || !fits(self.longest()) {
+            return None;
+        }
+        self.rows.pop()
+    }
+}
+
+/// The next batch: rows of the first request, and rows of the others where there is room left and they
+/// are of like length.
+///
+/// Nobody waits for another one's whole request: whoever calls puts the first request behind the others
+/// after its batch.
+pub(super) fn next<T>(
+    queue: &mut VecDeque<T>,
+    pending: impl Fn(&mut T) -> &mut Pending,
+) -> (Vec<Place>, Vec<Row>) {
+    let width = queue.front_mut().map_or(0, |item| pending(item).longest());
+    let (mut places, mut rows) = (Vec::new(), Vec::new());
+    for (request, item) in queue.iter_mut().enumerate() {
+        let pending = pending(item);
+        loop {
+            // A single row that is wider than the bound has to be computed too.
+            let has_room = rows.is_empty() || (rows.len() + 1) * width <= BATCH_TOKENS;
+            let fits =
+                |len: usize| has_room && len <= width && width <= (2 * len).max(len + SMALL_TOKENS);
+            let Some((input, row)) = pending.take(fits) else {
+                break;
+            };
+            places.push(Place { request, input });
+            rows.push(row);
+        }
+    }
+    (places, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(len: usize) -> Row {
+        Row {
+            ids: vec![7; len],
+            types: vec![0; len],
+        }
+    }
+
+    fn requests(lengths: &[&[usize]]) -> VecDeque<Pending> {
+        let pending =
+            |lengths: &&[usize]| Pending::new(lengths.iter().map(|len| row(*len)).collect());
+        lengths.iter().map(pending).collect()
+    }
+
+    fn next_of(queue: &mut VecDeque<Pending>) -> (Vec<(usize, usize)>, Vec<usize>) {
+        let (places, rows) = next(queue, |pending| pending);
+        let places = places.iter().map(|place| (place.request, place.input));
+        (places.collect(), rows.iter().map(Row::len).collect())
+    }
+
+    #[test]
+    fn rows_of_like_length_go_together_and_keep_their_places() {
+        let mut queue = requests(&[&[10, 200, 12, 150]]);
+        assert_eq!(next_of(&mut queue), (vec![(0, 1), (0, 3)], vec![200, 150]));
+        assert_eq!(next_of(&mut queue), (vec![(0, 2), (0, 0)], vec![12, 10]));
+        assert!(queue[0].is_empty());
+    }
+
+    #[test]
+    fn requests_share_a_batch_where_there_is_room() {
+        let mut queue = requests(&[&[20], &[21, 4], &[3], &[100]]);
+        // 21 is wider than the batch of the one whose turn it is.
+        assert_eq!(next_of(&mut queue), (vec![(0, 0)], vec![20]));
+        queue.rotate_left(1);
+        let shared = (vec![(0, 0), (1, 0)], vec![21, 5]);
+        queue[1] = Pending::new(vec![row(5)]);
+        assert_eq!(next_of(&mut queue), shared);
+    }
+
+    #[test]
+    fn every_row_comes_once_and_no_batch_is_larger_than_the_bound() {
+        let lengths: Vec<usize> = (0..2048).map(|index| 3 + index * 7919 % 254).collect();
+        let mut queue = requests(&[&lengths, &[5000], &lengths[..9]]);
+        let mut seen = std::collections::HashMap::new();
+        let mut names: VecDeque<usize> = (0..3).collect();
+        while !queue.iter().all(Pending::is_empty) {
+            let (places, rows) = next(&mut queue, |pending| pending);
+            let width = rows.iter().map(Row::len).max().unwrap_or(0);
+            assert!(width * rows.len() <= BATCH_TOKENS || rows.len() == 1);
+            for (place, row) in places.iter().zip(&rows) {
+                let earlier = seen.insert((names[place.request], place.input), row.len());
+                assert_eq!(earlier, None);
+            }
+            queue.rotate_left(1);
+            names.rotate_left(1);
+        }
+        assert_eq!(seen.len(), 2048 + 1 + 9);
+        assert!(
+            lengths
+                .iter()
+                .enumerate()
+                .all(|(index, len)| seen[&(0, index)] == *len)
+        );
+        assert_eq!(seen[&(1, 0)], 5000);
+    }
+}
