@@ -185,7 +185,6 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
     let weights = weights(worker)?;
     let name = worker.name.clone();
     Ok(match worker.engine {
-<<<<<<< HEAD
         EngineKind::Llama => worker::Options::Llama(LlamaOptions {
             name,
             weights,
@@ -199,6 +198,7 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
             layout: worker.layout,
             layouts: layouts_dir()?,
             trials: (!worker.isolate).then(trials_dir).transpose()?,
+            tool_format: worker.tool_format,
             threads: worker.threads,
         }),
         EngineKind::Bert => worker::Options::Bert(BertOptions {
@@ -207,35 +207,6 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
             slots: worker.slots,
         }),
         EngineKind::Mistralrs => mistralrs(worker, weights)?,
-=======
-        EngineKind::Llama => {
-            let options = LlamaOptions {
-                name,
-                weights,
-                slots: worker.slots,
-                context_tokens: worker.context_tokens,
-                step_tokens: worker.step_tokens,
-                cells: worker.kv_type,
-                prefix_cache_mib: worker.prefix_cache_mib,
-                adapters: worker.adapters,
-                adapter_slots: worker.adapter_slots,
-                layout: worker.layout,
-                layouts: layouts_dir()?,
-                tool_format: worker.tool_format,
-                threads: worker.threads,
-            };
-            Arc::new(Llama::start(options, metrics)?)
-        }
-        EngineKind::Bert => {
-            let options = BertOptions {
-                name,
-                weights,
-                slots: worker.slots,
-            };
-            Arc::new(Bert::start(options, metrics)?)
-        }
-        EngineKind::Mistralrs => start_mistralrs(worker, weights, metrics)?,
->>>>>>> main
     })
 }
 

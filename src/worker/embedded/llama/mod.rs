@@ -68,14 +68,11 @@ pub struct LlamaOptions {
     pub layout: Layout,
     /// Where re-laid copies are kept.
     pub layouts: PathBuf,
-<<<<<<< HEAD
     /// Where it is kept which files were tried in a process of their own before they are loaded into this one.
     /// None where they need not be: this process may die of them.
     pub trials: Option<PathBuf>,
-=======
     /// How the model spells calls of functions; its chat template tells where this is `None`.
     pub tool_format: Option<ToolFormat>,
->>>>>>> main
     /// Threads that compute.
     pub threads: Option<u32>,
 }
