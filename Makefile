@@ -28,6 +28,7 @@ MODELS := smollm2-135m-instruct all-minilm-l6-v2
 
 TOOLS := $(CACHE)/tools
 VENV_TESTS := $(CACHE)/venv-tests
+VENV_LM_EVAL := $(CACHE)/venv-lm-eval
 VENV_BENCH := $(CACHE)/venv-bench
 VENV_DENY := $(CACHE)/venv-deny
 # The tests find promtool and prometheus on PATH, wherever they come from.
@@ -55,8 +56,12 @@ lint: setup-tools deny ## rustfmt, clippy without warnings, cargo-deny; Cargo.lo
 	cargo clippy $(PROFILE) --workspace --all-targets --locked -- -D warnings
 
 .PHONY: bench
-bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as a table
-	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python
+bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as tables (about 15 minutes)
+	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python $(BENCH)
+
+.PHONY: soak
+soak: setup-models ## 10,000 random requests, many of them cancelled: nothing may leak or be booked wrong
+	cargo run $(PROFILE) -p loadtest -- soak --forebay-bin $(BIN) $(SOAK)
 
 .PHONY: build
 build: setup-tools ## The binary alone
@@ -70,7 +75,11 @@ test-rust: setup-models setup-prometheus ## Unit tests and tests/it
 
 .PHONY: test-clients
 test-clients: setup-models setup-clients ## The OpenAI SDK against the running binary
-	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients
+	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients --ignore tests/clients/test_lm_eval.py
+
+.PHONY: test-lm-eval
+test-lm-eval: setup-models setup-lm-eval ## lm-eval's score against one by hand; not part of test (its packages are 0.9 GB)
+	FOREBAY_BIN=$(BIN) $(VENV_LM_EVAL)/bin/python -m pytest -p no:cacheprovider tests/clients/test_lm_eval.py
 
 .PHONY: test-deploy
 test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own tools can judge it
@@ -99,6 +108,10 @@ setup-models: build ## The weights of the quickstart
 .PHONY: setup-clients
 setup-clients: ## The Python clients that the tests use
 	@deploy/setup/venv $(VENV_TESTS) tests/clients/requirements.txt
+
+.PHONY: setup-lm-eval
+setup-lm-eval: ## lm-eval and what it needs
+	@deploy/setup/venv $(VENV_LM_EVAL) tests/clients/requirements-lm-eval.txt
 
 .PHONY: setup-prometheus
 setup-prometheus: ## prometheus and promtool, unpacked only

@@ -17,6 +17,7 @@ def arguments():
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--slots", type=int, default=32, help="requests that run together")
     parser.add_argument("--slot-tokens", type=int, default=2048, help="context of one slot")
+    parser.add_argument("--prompt-cache", action="store_true", help="reuse what prompts share")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
@@ -30,12 +31,13 @@ def parameters(args):
     params.n_ctx = args.slots * args.slot_tokens
     params.cpuparams.n_threads = args.threads
     params.cpuparams_batch.n_threads = args.threads
-    # The test measures computing, not remembering: no prompt may be cheaper for an earlier one.
-    params.cache_prompt = False
-    params.cache_ram_mib = 0
-    params.cache_idle_slots = False
-    params.slot_prompt_similarity = 0.0
-    params.n_ctx_checkpoints = 0
+    if not args.prompt_cache:
+        # Most tests measure computing, not remembering: no prompt may be cheaper for an earlier one.
+        params.cache_prompt = False
+        params.cache_ram_mib = 0
+        params.cache_idle_slots = False
+        params.slot_prompt_similarity = 0.0
+        params.n_ctx_checkpoints = 0
     # Only errors: a line per request on stderr is time that isn't the engine's.
     params.verbosity = 1
     return params

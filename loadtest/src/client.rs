@@ -1,4 +1,4 @@
-//! One streamed chat completion, timed as its reader sees it.
+//! One chat completion, timed as its reader sees it.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,24 @@ use serde::Deserialize;
 
 use crate::target::{LoopbackUrl, Target};
 
-/// What one answer cost and how it came. The gaps lie between pieces of text.
-#[derive(Debug, Default)]
+/// What one answer cost and when its pieces of text came.
+#[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) first_text: Duration,
-    pub(crate) gaps: Vec<Duration>,
+    asked: Instant,
+    texts: Vec<Instant>,
     pub(crate) usage: Usage,
+}
+
+impl Answer {
+    /// An answer may hold no text at all: the model may end at once.
+    pub(crate) fn first_text(&self) -> Result<Duration> {
+        let first = self.texts.first().context("an answer without text")?;
+        Ok(*first - self.asked)
+    }
+
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = Duration> {
+        self.texts.windows(2).map(|pair| pair[1] - pair[0])
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -86,15 +98,57 @@ impl Client {
         Ok(self.http.request(request).await?.status())
     }
 
-    /// An error is a refused request, a broken or failed stream, or an answer without text, usage
-    /// or end mark.
+    /// The body of a GET.
+    pub(crate) async fn text(&self, url: &LoopbackUrl, path: &str) -> Result<String> {
+        let request = Request::get(url.join(path)).body(Full::default())?;
+        let response = self.http.request(request).await?;
+        ensure!(
+            response.status() == StatusCode::OK,
+            "{path}: {}",
+            response.status()
+        );
+        let text = response.into_body().collect().await?.to_bytes();
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A streamed answer, read to its end.
     pub(crate) async fn chat(&self, target: &Target, body: Bytes) -> Result<Answer> {
+        let mut reading = self.open(target, body).await?;
+        while reading.more().await? {}
+        reading.finish()
+    }
+
+    /// A streamed answer that the caller reads as far as it likes.
+    pub(crate) async fn open(&self, target: &Target, body: Bytes) -> Result<Reading> {
+        let asked = Instant::now();
+        let body = self.post(target, body).await?.into_body();
+        let stream = Stream::default();
+        Ok(Reading {
+            asked,
+            body,
+            stream,
+        })
+    }
+
+    /// What an answer cost that comes in one piece.
+    pub(crate) async fn whole(&self, target: &Target, body: Bytes) -> Result<Usage> {
+        #[derive(Deserialize)]
+        struct Completion {
+            usage: Usage,
+        }
+        let response = self.post(target, body).await?;
+        let text = response.into_body().collect().await?.to_bytes();
+        let completion: Completion =
+            serde_json::from_slice(&text).context("an answer that is no completion")?;
+        Ok(completion.usage)
+    }
+
+    async fn post(&self, target: &Target, body: Bytes) -> Result<Response<Incoming>> {
         let mut request = Request::post(target.url.join("/v1/chat/completions"))
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(key) = &target.key {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
-        let start = Instant::now();
         let response = self.http.request(request.body(Full::new(body))?).await?;
         if response.status() != StatusCode::OK {
             let status = response.status();
@@ -104,33 +158,51 @@ impl Client {
                 String::from_utf8_lossy(&text[..text.len().min(200)])
             );
         }
-        read(response, start).await
+        Ok(response)
     }
 }
 
-async fn read(response: Response<Incoming>, start: Instant) -> Result<Answer> {
-    let mut body = response.into_body();
-    let mut stream = Stream::default();
-    while let Some(frame) = body.frame().await {
+/// A streamed answer that is being read. Its drop closes the connection, which is how a client cancels.
+pub(crate) struct Reading {
+    asked: Instant,
+    body: Incoming,
+    stream: Stream,
+}
+
+impl Reading {
+    /// Reads what comes next; false where nothing more does.
+    pub(crate) async fn more(&mut self) -> Result<bool> {
+        let Some(frame) = self.body.frame().await else {
+            return Ok(false);
+        };
         if let Ok(data) = frame?.into_data() {
-            stream.push(&data, start.elapsed())?;
+            self.stream.push(&data, Instant::now())?;
         }
+        Ok(true)
     }
-    stream.finish()
+
+    /// When the pieces of text came, as far as it is read.
+    pub(crate) fn texts(&self) -> &[Instant] {
+        &self.stream.texts
+    }
+
+    /// An error is a stream that broke off: one without usage or end mark.
+    pub(crate) fn finish(self) -> Result<Answer> {
+        self.stream.finish(self.asked)
+    }
 }
 
 /// The server-sent events of one answer, put together from whatever pieces the network gives.
 #[derive(Default)]
 struct Stream {
     rest: Vec<u8>,
-    answer: Answer,
-    last_text: Option<Duration>,
-    has_usage: bool,
+    texts: Vec<Instant>,
+    usage: Option<Usage>,
     done: bool,
 }
 
 impl Stream {
-    fn push(&mut self, data: &[u8], now: Duration) -> Result<()> {
+    fn push(&mut self, data: &[u8], now: Instant) -> Result<()> {
         self.rest.extend_from_slice(data);
         let mut start = 0;
         while let Some(length) = self.rest[start..].iter().position(|byte| *byte == b'\n') {
@@ -144,7 +216,7 @@ impl Stream {
         Ok(())
     }
 
-    fn event(&mut self, event: &[u8], now: Duration) -> Result<()> {
+    fn event(&mut self, event: &[u8], now: Instant) -> Result<()> {
         if event == b"[DONE]" {
             self.done = true;
             return Ok(());
@@ -153,9 +225,8 @@ impl Stream {
         if let Some(error) = chunk.error {
             bail!("the stream failed: {error}");
         }
-        if let Some(usage) = chunk.usage {
-            self.answer.usage = usage;
-            self.has_usage = true;
+        if chunk.usage.is_some() {
+            self.usage = chunk.usage;
         }
         // A first chunk with only the role is no text yet: servers send it at different times.
         let text = chunk
@@ -163,26 +234,24 @@ impl Stream {
             .iter()
             .any(|c| c.delta.content.as_ref().is_some_and(|t| !t.is_empty()));
         if text {
-            match self.last_text {
-                Some(last) => self.answer.gaps.push(now - last),
-                None => self.answer.first_text = now,
-            }
-            self.last_text = Some(now);
+            self.texts.push(now);
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Answer> {
-        ensure!(self.last_text.is_some(), "an answer without text");
-        ensure!(self.has_usage, "an answer without usage");
+    fn finish(self, asked: Instant) -> Result<Answer> {
         ensure!(self.done, "an answer without its end mark");
-        Ok(self.answer)
+        Ok(Answer {
+            asked,
+            texts: self.texts,
+            usage: self.usage.context("an answer without usage")?,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::Stream;
 
@@ -197,15 +266,16 @@ mod tests {
 
     #[test]
     fn a_stream_cut_anywhere_reads_the_same() {
+        let (asked, wait) = (Instant::now(), Duration::from_millis(3));
         for cut in 0..EVENTS.len() {
             let (head, tail) = EVENTS.as_bytes().split_at(cut);
             let mut stream = Stream::default();
-            stream.push(head, Duration::from_millis(3)).unwrap();
-            stream.push(tail, Duration::from_millis(3)).unwrap();
-            let answer = stream.finish().unwrap();
+            stream.push(head, asked + wait).unwrap();
+            stream.push(tail, asked + wait).unwrap();
+            let answer = stream.finish(asked).unwrap();
             assert_eq!(answer.usage.completion_tokens, 2);
-            assert_eq!(answer.first_text, Duration::from_millis(3));
-            assert_eq!(answer.gaps.len(), 1);
+            assert_eq!(answer.first_text().unwrap(), wait);
+            assert_eq!(answer.gaps().count(), 1);
         }
     }
 
@@ -215,12 +285,12 @@ mod tests {
         stream
             .push(
                 EVENTS.trim_end_matches("data: [DONE]\n\n").as_bytes(),
-                Duration::ZERO,
+                Instant::now(),
             )
             .unwrap();
-        assert!(stream.finish().is_err());
+        assert!(stream.finish(Instant::now()).is_err());
         let failed =
-            Stream::default().push(b"data: {\"error\":{\"message\":\"no\"}}\n", Duration::ZERO);
+            Stream::default().push(b"data: {\"error\":{\"message\":\"no\"}}\n", Instant::now());
         assert!(failed.is_err());
     }
 }

@@ -1,15 +1,16 @@
 //! Black-box load tests: whatever they measure, they measure over HTTP on the loopback interface.
 
 mod client;
-mod driver;
 mod engine;
+mod figures;
 mod forebay;
 mod machine;
 mod peer;
 mod process;
 mod prompt;
-mod report;
+mod soak;
 mod target;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ struct Cli {
 enum Test {
     /// Forebay's llama engine against llama.cpp's own server, on the same weights
     Engine(engine::Args),
+    /// Thousands of random requests, many of them cancelled: nothing may be left, lost or booked wrong
+    Soak(soak::Args),
 }
 
 /// One thread: the load must leave the cores to the servers, and waiting is nearly all it does.
@@ -36,7 +39,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let mut terminated = signal(SignalKind::terminate())?;
     // Dropping a test's future ends the servers that it started.
     let clean = tokio::select! {
-        clean = async { match test { Test::Engine(args) => engine::run(args).await } } => clean?,
+        clean = run(test) => clean?,
         _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
         _ = terminated.recv() => return Ok(ExitCode::from(143)),
     };
@@ -45,4 +48,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+async fn run(test: Test) -> anyhow::Result<bool> {
+    match test {
+        Test::Engine(args) => engine::run(args).await,
+        Test::Soak(args) => soak::run(args).await,
+    }
 }

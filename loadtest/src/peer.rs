@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::{
+    engine::Setup,
     process::{Process, Scratch},
     target::LoopbackUrl,
 };
@@ -24,38 +25,21 @@ pub(crate) struct Args {
     /// The Python of a virtual environment that has xllamacpp
     #[arg(long, value_name = "PATH")]
     python: PathBuf,
-    /// The weights of the peer: the file that Forebay serves under the model id
-    /// [default: ~/.cache/forebay/models/SmolLM2-135M-Instruct.Q4_1.gguf]
-    #[arg(long, value_name = "GGUF")]
-    model_file: Option<PathBuf>,
-}
-
-impl Args {
-    pub(crate) fn model_file(&self) -> Result<PathBuf> {
-        let path = match &self.model_file {
-            Some(path) => path.clone(),
-            None => std::env::home_dir()
-                .context("no home folder: give --model-file")?
-                .join(".cache/forebay/models/SmolLM2-135M-Instruct.Q4_1.gguf"),
-        };
-        if !path.is_file() {
-            bail!("no weights at {}", path.display());
-        }
-        Ok(path)
-    }
 }
 
 pub(crate) async fn start(
     args: &Args,
     weights: &Path,
-    slots: usize,
+    setup: Setup,
     scratch: &Scratch,
 ) -> Result<(LoopbackUrl, Process)> {
     let mut command = Command::new(&args.python);
     command
         .args(["-c", SCRIPT, "--model-file"])
         .arg(weights)
-        .args(["--slots", &slots.to_string()])
+        .args(["--slots", &setup.slots.to_string()])
+        .args(["--slot-tokens", &setup.context_tokens.to_string()])
+        .args(setup.prompt_cache.then_some("--prompt-cache"))
         // An end of input is the script's sign to leave, also where this process was killed.
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, TcpListener},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
 };
 
@@ -20,8 +20,8 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 
@@ -47,7 +47,7 @@ impl Process {
         command: &mut Command,
         scratch: &Scratch,
     ) -> Result<Self> {
-        let log = scratch.path().join(format!("{name}.log"));
+        let log = scratch.file(&format!("{name}.log"));
         let child = command
             .stderr(Stdio::from(File::create(&log)?))
             .kill_on_drop(true)
@@ -69,6 +69,11 @@ impl Process {
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().rev().take(15).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// None once the child is gone.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Ends the child and waits until it is gone.

@@ -1,5 +1,6 @@
 //! Prompts of mixed lengths, the same for the same seed on every machine.
 
+/// Real traffic has many short questions and a few long pages.
 const SHORTEST_WORDS: f64 = 10.0;
 const LONGEST_WORDS: f64 = 300.0;
 
@@ -14,10 +15,18 @@ const WORDS: &[&str] = &[
 ];
 
 /// SplitMix64: a few lines that give the same numbers everywhere, which is all a prompt needs.
-struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    /// Another `round` or `stream` gives other numbers.
+    pub(crate) fn new(seed: u64, round: u64, stream: u64) -> Self {
+        let mut rng = Self(seed ^ (round << 40) ^ (stream << 20));
+        // The first outputs of neighbouring seeds are mixed once more, so that no two streams overlap.
+        rng.0 = rng.next();
+        rng
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,8 +35,13 @@ impl Rng {
     }
 
     /// From 0 up to but not 1.
-    fn fraction(&mut self) -> f64 {
+    pub(crate) fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Spread evenly by the logarithm: many small numbers and a few large ones.
+    pub(crate) fn between(&mut self, least: f64, most: f64) -> usize {
+        (least * (most / least).powf(self.fraction())).round() as usize
     }
 
     fn word(&mut self) -> &'static str {
@@ -38,18 +52,18 @@ impl Rng {
 /// `count` prompts of 10 to 300 words for one measurement. Another `round` or `stream` gives
 /// others, which differ from their first words on: a prefix cache finds nothing to reuse.
 pub(crate) fn mixed(seed: u64, round: u64, stream: u64, count: usize) -> Vec<String> {
-    let mut rng = Rng(seed ^ (round << 40) ^ (stream << 20));
-    // The first outputs of neighbouring seeds are mixed once more, so that no two streams overlap.
-    rng.0 = rng.next();
-    (0..count).map(|_| prompt(&mut rng)).collect()
+    let mut rng = Rng::new(seed, round, stream);
+    let prompt = |_| {
+        let words = rng.between(SHORTEST_WORDS, LONGEST_WORDS);
+        story(&mut rng, words)
+    };
+    (0..count).map(prompt).collect()
 }
 
-/// Lengths are spread evenly by their logarithm: many short questions and a few long pages, as
-/// real traffic has them.
-fn prompt(rng: &mut Rng) -> String {
-    let words = SHORTEST_WORDS * (LONGEST_WORDS / SHORTEST_WORDS).powf(rng.fraction());
+/// A prompt of about `words` words, which no other one begins like.
+pub(crate) fn story(rng: &mut Rng, words: usize) -> String {
     let mut text = format!("{:04x}", rng.next() & 0xffff);
-    for _ in 1..words.round() as usize {
+    for _ in 1..words {
         text.push(' ');
         text.push_str(rng.word());
     }

@@ -38,7 +38,7 @@ impl Asked {
             end_user,
             endpoint,
             model: model.to_owned(),
-            class: Class::Standard,
+            class: Class::default(),
             arrived: self.arrived,
             body,
         }

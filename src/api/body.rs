@@ -38,7 +38,7 @@ fn unread(error: &BytesRejection) -> ApiError {
 
 /// The error names the field that is wrong. Keys that stand twice are wrong too: of two values one would
 /// be authorised, and the other run.
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

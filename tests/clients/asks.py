@@ -17,6 +17,11 @@ def joined(chunks):
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
+def of_choice(chunks, index):
+    """What a stream says of one of its choices."""
+    return [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
+
+
 def finish(chunks):
     """The finish reason of a stream's only choice, which comes once."""
     reasons = [c.choices[0].finish_reason for c in chunks if c.choices]

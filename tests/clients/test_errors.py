@@ -32,27 +32,48 @@ def test_a_prompt_longer_than_the_context_says_so(client, stream):
     assert caught.value.code == "context_length_exceeded"
 
 
-TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
-
-
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("tools", [TOOL]), ("n", 2), ("response_format", {"type": "json_object"})],
+    ("name", "value", "param"),
+    [
+        ("response_format", {"type": "grammar"}, "response_format.type"),
+        ("tools", [{"type": "custom", "custom": {"name": "x"}}], "tools[0].type"),
+        ("modalities", ["text", "audio"], "modalities"),
+        ("prediction", {"type": "content", "content": "x"}, "prediction"),
+    ],
 )
-def test_what_is_not_supported_yet_is_named(client, name, value):
+def test_what_is_not_supported_yet_is_named(client, name, value, param):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**chat("Hello", **{name: value}))
-    assert caught.value.param == name
+    assert caught.value.param == param
+    assert caught.value.code == "unsupported_parameter"
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", 3), ("temperature", -1), ("top_p", 2), ("max_tokens", 0), ("messages", [])],
+    [
+        ("temperature", 3),
+        ("temperature", -1),
+        ("top_p", 2),
+        ("max_tokens", 0),
+        ("messages", []),
+        ("n", 129),
+        ("frequency_penalty", 3),
+        ("logit_bias", {"1": 101}),
+        ("tool_choice", "required"),
+    ],
 )
 def test_a_value_out_of_range_is_named(client, name, value):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**chat("Hello", **{name: value}))
     assert caught.value.param == name
+
+
+def test_a_call_that_nobody_answered_is_named(client):
+    call = {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    messages = [*user("What time is it?"), {"role": "assistant", "tool_calls": [call]}, *user("Well?")]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=CHAT, messages=messages)
+    assert caught.value.param == "messages[1].tool_calls[0].id"
 
 
 def test_a_chat_with_an_embeddings_model_is_a_clear_refusal(client):

@@ -9,6 +9,7 @@ mod harness;
 
 mod api;
 mod config;
+mod formats;
 mod embeddings;
 mod hang_up;
 mod isolate;

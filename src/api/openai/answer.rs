@@ -1,5 +1,6 @@
 //! An answer to HTTP: whole, or as server-sent events.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::api::error::ApiError;
 use crate::gateway::{self, Served};
 use crate::metering::Meter;
-use crate::types::{Delta, Event, Finish, Usage};
+use crate::types::{CallDelta, Delta, Event, Finish, TokenLogprob, ToolCall, Usage};
 
 /// Frames that may wait for a slow client.
 const FRAMES: usize = 16;
@@ -25,47 +26,100 @@ const STALL: Duration = Duration::from_secs(30);
 pub(super) trait Shape: Send + 'static {
     type Chunk: Serialize;
 
-    /// Before the text; chat names the role.
-    fn first(&self) -> Option<Self::Chunk>;
-    fn delta(&self, delta: Delta) -> Self::Chunk;
+    /// Before the first of a choice; chat names the role.
+    fn first(&self, choice: u32) -> Option<Self::Chunk>;
+    fn delta(&mut self, delta: Delta) -> Self::Chunk;
     fn finish(&self, choice: u32, finish: Finish) -> Self::Chunk;
-    /// After the text, where the client asked for it.
+    /// After all choices, where the client asked for it.
     fn usage(&self, usage: Usage) -> Option<Self::Chunk>;
 }
 
 /// A whole answer.
 pub(super) struct Whole {
+    /// By index.
     pub(super) choices: Vec<Choice>,
     pub(super) usage: Usage,
 }
 
-/// One of its answers.
-#[derive(Default)]
+/// One of the answers to a request.
 pub(super) struct Choice {
-    pub(super) delta: Delta,
-    pub(super) finish: Option<Finish>,
+    pub(super) text: String,
+    pub(super) calls: Vec<ToolCall>,
+    pub(super) logprobs: Vec<TokenLogprob>,
+    pub(super) finish: Finish,
 }
 
-/// Reads an answer to its end.
+/// A choice that is still being gathered.
+#[derive(Default)]
+struct Gathered {
+    text: String,
+    calls: Vec<ToolCall>,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<Finish>,
+}
+
+impl Gathered {
+    /// `None` where a call goes on that never began.
+    fn add(&mut self, delta: Delta) -> Option<()> {
+        self.text.push_str(&delta.text);
+        self.logprobs.extend(delta.logprobs);
+        delta.calls.into_iter().try_for_each(|call| self.call(call))
+    }
+
+    fn call(&mut self, call: CallDelta) -> Option<()> {
+        let index = usize::try_from(call.index).ok()?;
+        if let Some((id, name)) = call.opens
+            && index == self.calls.len()
+        {
+            self.calls.push(ToolCall {
+                id,
+                name,
+                arguments: String::new(),
+            });
+        }
+        let arguments = &mut self.calls.get_mut(index)?.arguments;
+        arguments.push_str(&call.arguments);
+        Some(())
+    }
+
+    fn end(self) -> Option<Choice> {
+        Some(Choice {
+            text: self.text,
+            calls: self.calls,
+            logprobs: self.logprobs,
+            finish: self.finish?,
+        })
+    }
+}
+
+/// Reads as many answers as were asked for to their end.
 pub(super) async fn whole(mut meter: Meter, answers: u32) -> Result<Whole, ApiError> {
-    let mut choices: Vec<_> = (0..answers).map(|_| Choice::default()).collect();
+    let mut choices: Vec<_> = (0..answers).map(|_| Gathered::default()).collect();
+    // A worker that breaks the order of its events is a fault of this side.
     while let Some(event) = meter.next().await {
         match event.map_err(gateway::Error::from)? {
-            Event::Delta(more) => {
-                if let Some(choice) = choices.get_mut(more.choice as usize) {
-                    choice.delta.text.push_str(&more.text);
-                    choice.delta.logprobs.extend(more.logprobs);
-                }
-            }
+            Event::Delta(delta) => at(&mut choices, delta.choice)
+                .and_then(|choice| choice.add(delta))
+                .ok_or_else(ApiError::internal)?,
             Event::Finish { choice, finish } => {
-                if let Some(choice) = choices.get_mut(choice as usize) {
-                    choice.finish = Some(finish);
-                }
+                at(&mut choices, choice)
+                    .ok_or_else(ApiError::internal)?
+                    .finish = Some(finish);
             }
-            Event::End { usage } => return Ok(Whole { choices, usage }),
+            Event::End { usage } => {
+                let choices: Option<_> = choices.into_iter().map(Gathered::end).collect();
+                return Ok(Whole {
+                    choices: choices.ok_or_else(ApiError::internal)?,
+                    usage,
+                });
+            }
         }
     }
     Err(ApiError::internal())
+}
+
+fn at(choices: &mut [Gathered], choice: u32) -> Option<&mut Gathered> {
+    choices.get_mut(usize::try_from(choice).ok()?)
 }
 
 /// Sends an answer as it comes. Each event becomes frames; the last ones come once its charge stands.
@@ -88,13 +142,23 @@ pub(super) fn streamed(mut meter: Meter, shape: impl Shape) -> Response {
 /// notice, and the slot would be held for ever. Ending it drops the meter, which frees the slot and books what
 /// was generated.
 async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Sse>, stall: Duration) {
-    let mut next: Vec<_> = shape
-        .first()
-        .map(|chunk| frame(&chunk))
-        .into_iter()
-        .collect();
-    let mut more = true;
+    let mut writer = Writer {
+        shape,
+        begun: HashSet::new(),
+        ends: Vec::new(),
+    };
     loop {
+        let event = tokio::select! {
+            event = meter.next() => event,
+            () = frames.closed() => return,
+        };
+        let (next, more) = match event {
+            Some(Ok(Event::End { usage })) => (writer.end(usage), false),
+            Some(Ok(Event::Delta(delta))) => (writer.delta(delta), true),
+            Some(Ok(Event::Finish { choice, finish })) => (writer.finish(choice, finish), true),
+            Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
+            None => (vec![failure(ApiError::internal())], false),
+        };
         for frame in next {
             if frames.send_timeout(frame, stall).await.is_err() {
                 return;
@@ -103,30 +167,44 @@ async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Sse>, st
         if !more {
             return;
         }
-        let event = tokio::select! {
-            event = meter.next() => event,
-            () = frames.closed() => return,
-        };
-        (next, more) = match event {
-            Some(Ok(Event::Delta(delta))) => (vec![frame(&shape.delta(delta))], true),
-            Some(Ok(Event::Finish { choice, finish })) => {
-                (vec![frame(&shape.finish(choice, finish))], true)
-            }
-            Some(Ok(Event::End { usage })) => (last(&shape, usage), false),
-            Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
-            None => (vec![failure(ApiError::internal())], false),
-        };
     }
 }
 
-fn last(shape: &impl Shape, usage: Usage) -> Vec<Sse> {
-    let mut frames: Vec<_> = shape
-        .usage(usage)
-        .map(|chunk| frame(&chunk))
-        .into_iter()
-        .collect();
-    frames.push(Sse::default().data("[DONE]"));
-    frames
+/// Events to frames.
+struct Writer<S> {
+    shape: S,
+    /// Choices of which something was sent.
+    begun: HashSet<u32>,
+    /// What says that a choice is complete. It waits for the last event, since no answer is complete before
+    /// its charge is on disk.
+    ends: Vec<Sse>,
+}
+
+impl<S: Shape> Writer<S> {
+    fn first(&mut self, choice: u32) -> Vec<Sse> {
+        if !self.begun.insert(choice) {
+            return Vec::new();
+        }
+        Vec::from_iter(self.shape.first(choice).map(|chunk| frame(&chunk)))
+    }
+
+    fn delta(&mut self, delta: Delta) -> Vec<Sse> {
+        let mut frames = self.first(delta.choice);
+        frames.push(frame(&self.shape.delta(delta)));
+        frames
+    }
+
+    fn finish(&mut self, choice: u32, finish: Finish) -> Vec<Sse> {
+        self.ends.push(frame(&self.shape.finish(choice, finish)));
+        self.first(choice)
+    }
+
+    fn end(&mut self, usage: Usage) -> Vec<Sse> {
+        let mut frames = std::mem::take(&mut self.ends);
+        frames.extend(self.shape.usage(usage).map(|chunk| frame(&chunk)));
+        frames.push(Sse::default().data("[DONE]"));
+        frames
+    }
 }
 
 fn frame(chunk: &impl Serialize) -> Sse {

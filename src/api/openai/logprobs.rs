@@ -4,6 +4,15 @@ use serde::Serialize;
 
 use crate::types::{TokenLogprob, TopLogprob};
 
+/// What stands for a token that can't come at all: JSON has no infinity. OpenAI's number.
+const NEVER: f32 = -9999.0;
+
+/// A log-probability that JSON can say.
+pub(super) fn finite(logprob: f32) -> f32 {
+    // NaN too is taken for the other one.
+    logprob.max(NEVER)
+}
+
 #[derive(Serialize)]
 pub(super) struct Logprobs {
     content: Vec<Token>,
@@ -36,11 +45,8 @@ impl Logprobs {
 impl From<TokenLogprob> for Token {
     fn from(token: TokenLogprob) -> Self {
         Self {
-            chosen: Likely {
-                token: String::from_utf8_lossy(&token.bytes).into_owned(),
-                logprob: token.logprob.unwrap_or(0.0),
-                bytes: token.bytes,
-            },
+            // A chat shows no token of its prompt, so there is one.
+            chosen: Likely::new(token.bytes, token.logprob.unwrap_or(NEVER)),
             top_logprobs: token.top.into_iter().map(Likely::from).collect(),
         }
     }
@@ -48,10 +54,16 @@ impl From<TokenLogprob> for Token {
 
 impl From<TopLogprob> for Likely {
     fn from(likely: TopLogprob) -> Self {
+        Self::new(likely.bytes, likely.logprob)
+    }
+}
+
+impl Likely {
+    fn new(bytes: Vec<u8>, logprob: f32) -> Self {
         Self {
-            token: String::from_utf8_lossy(&likely.bytes).into_owned(),
-            logprob: likely.logprob,
-            bytes: likely.bytes,
+            token: String::from_utf8_lossy(&bytes).into_owned(),
+            logprob: finite(logprob),
+            bytes,
         }
     }
 }

@@ -41,14 +41,6 @@ pub(super) fn never(_: &Value) -> bool {
     false
 }
 
-pub(super) fn zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
-}
-
-pub(super) fn one(value: &Value) -> bool {
-    value.as_f64() == Some(1.0)
-}
-
 pub(super) fn no(value: &Value) -> bool {
     *value == Value::Bool(false)
 }
@@ -57,18 +49,6 @@ pub(super) fn no(value: &Value) -> bool {
 pub(super) fn empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)
         || value.as_object().is_some_and(serde_json::Map::is_empty)
-}
-
-pub(super) fn none_or_auto(value: &Value) -> bool {
-    matches!(value.as_str(), Some("none" | "auto"))
-}
-
-pub(super) fn usual_tier(value: &Value) -> bool {
-    matches!(value.as_str(), Some("auto" | "default"))
-}
-
-pub(super) fn text_format(value: &Value) -> bool {
-    value.get("type").and_then(Value::as_str) == Some("text")
 }
 
 pub(super) fn text_modality(value: &Value) -> bool {

@@ -11,7 +11,7 @@ use super::super::tools::CallParser;
 use super::answer::{Answer, Sender};
 use super::model::Model;
 use crate::types::{
-    Adapter, CallDelta, Class, Delta, Failure, Finish, Generate, Job, Progress, ProjectId,
+    Adapter, CallDelta, Class, Delta, Failure, Finish, Generate, Job, Progress, ProjectId, Prompt,
     TokenLogprob, TopLogprob,
 };
 
@@ -266,7 +266,11 @@ impl Sequence {
         let request = &self.common.job.request;
         if model.weights.vocab().is_eog(token) && !request.ignore_eos {
             let rest = self.assembler.finish();
-            return self.end(&rest, Vec::new(), Finish::Stop);
+            // Whoever adds up a text's probability needs that of its end; a message has none.
+            let ends_text = !matches!(request.prompts.first(), Some(Prompt::Chat(_)));
+            let scored = ends_text.then(|| self.logprob(logits, token, model));
+            let logprobs = scored.flatten().into_iter().collect();
+            return self.end(&rest, logprobs, Finish::Stop);
         }
         let logprobs = self.logprob(logits, token, model).into_iter().collect();
         let bytes = if self.calls.is_some() {

@@ -1,8 +1,9 @@
 use llguidance::ParserFactory;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::ApproximateTokEnv;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::super::constrain::embedded;
 use super::format::{HERMES_CLOSE, HERMES_OPEN};
 use crate::types::{Failure, Function, ToolChoice, ToolFormat, Tools};
 
@@ -17,13 +18,11 @@ impl ToolFormat {
     pub(in crate::worker) fn grammar(self, tools: &Tools) -> Result<Option<String>, Failure> {
         let (functions, many): (Vec<_>, _) = match &tools.choice {
             ToolChoice::None | ToolChoice::Auto => return Ok(None),
-            ToolChoice::Required => (tools.functions.iter().collect(), tools.parallel),
+            ToolChoice::Required => (tools.functions.iter().enumerate().collect(), tools.parallel),
             ToolChoice::Named(name) => {
-                let named = |function: &&Function| function.name == *name;
-                (
-                    tools.functions.iter().find(named).into_iter().collect(),
-                    false,
-                )
+                let named = |(_, function): &(usize, &Function)| function.name == *name;
+                let found = tools.functions.iter().enumerate().find(named);
+                (found.into_iter().collect(), false)
             }
         };
         if functions.is_empty() {
@@ -64,7 +63,7 @@ impl ToolFormat {
             .map(|index| format!("call_{index}"))
             .collect();
         let mut grammar = format!("{start}body: {}\n", names.join(" | "));
-        for (index, function) in functions.into_iter().enumerate() {
+        for (index, (place, function)) in functions.into_iter().enumerate() {
             let opening = literal(&format!(
                 r#"{{"name": {}, "{}": "#,
                 Value::from(function.name.as_str()),
@@ -73,7 +72,7 @@ impl ToolFormat {
             grammar.push_str(&format!(
                 "call_{index}: {opening} arguments_{index} {}\narguments_{index}: %json {}\n",
                 literal("}"),
-                schema(function)
+                schema(place, function)?
             ));
         }
         Ok(Some(grammar))
@@ -85,16 +84,17 @@ fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// The schema of a function's arguments, an object whatever else it says, written in one way: between tokens a
-/// model that is let may write blanks for ever.
-fn schema(function: &Function) -> Value {
+/// The schema of a function's arguments, an object whatever else it says.
+fn schema(place: usize, function: &Function) -> Result<String, Failure> {
     let mut schema = function.parameters.clone();
     schema.entry("type").or_insert_with(|| "object".into());
-    schema.insert(
-        "x-guidance".to_owned(),
-        json!({"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": false}),
-    );
-    Value::Object(schema)
+    embedded(&Value::Object(schema), "tools").map_err(|failure| match failure {
+        Failure::Invalid { message, .. } => Failure::Invalid {
+            param: Some(format!("tools[{place}].function.parameters").into()),
+            message,
+        },
+        other => other,
+    })
 }
 
 /// A grammar could not be used: says which function's schema is to blame, as far as one alone is.
@@ -104,7 +104,8 @@ pub(in crate::worker) fn blame(tools: &Tools, reason: &str) -> Failure {
         .iter()
         .enumerate()
         .find_map(|(index, function)| {
-            let reason = compile(&format!("start: %json {}\n", schema(function))).err()?;
+            let schema = schema(index, function).ok()?;
+            let reason = compile(&format!("start: %json {schema}\n")).err()?;
             Some((format!("tools[{index}].function.parameters"), reason))
         });
     let (param, reason) = alone.unwrap_or_else(|| ("tools".to_owned(), reason.to_owned()));

@@ -8,4 +8,4 @@ mod parser;
 mod tests;
 
 pub(super) use grammar::blame;
-pub(super) use parser::{CallParser, Parsed};
+pub(super) use parser::CallParser;

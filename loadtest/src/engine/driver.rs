@@ -5,19 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
 use crate::{
     client::{Answer, Client},
+    figures::histogram,
     target::Target,
 };
-
-/// Times in microseconds, up to an hour, to three digits.
-pub(crate) fn histogram() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, 3_600_000_000, 3)?)
-}
 
 /// What one measurement saw. Wrong answers count as failures and give no tokens.
 #[derive(Clone)]
@@ -51,29 +47,24 @@ impl Sample {
     }
 
     fn add(&mut self, answer: Result<Answer>, tokens: u32) {
-        match answer {
-            Ok(answer) if answer.usage.completion_tokens == u64::from(tokens) => {
-                self.count(&answer)
-            }
-            Ok(answer) => {
-                let got = answer.usage.completion_tokens;
-                self.failures
-                    .push(format!("{got} tokens instead of {tokens}"));
-            }
-            Err(error) => self.failures.push(format!("{error:#}")),
+        if let Err(error) = answer.and_then(|answer| self.count(&answer, tokens)) {
+            self.failures.push(format!("{error:#}"));
         }
     }
 
-    fn count(&mut self, answer: &Answer) {
+    fn count(&mut self, answer: &Answer, tokens: u32) -> Result<()> {
+        let got = answer.usage.completion_tokens;
+        ensure!(got == u64::from(tokens), "{got} tokens instead of {tokens}");
+        let first_text = answer.first_text()?;
         self.answers += 1;
         self.prompt_tokens += answer.usage.prompt_tokens;
         self.cached_tokens += answer.usage.cached_tokens();
         self.completion_tokens += answer.usage.completion_tokens;
-        self.first_text_us
-            .saturating_record(micros(answer.first_text));
-        for gap in &answer.gaps {
-            self.gap_us.saturating_record(micros(*gap));
+        self.first_text_us.saturating_record(micros(first_text));
+        for gap in answer.gaps() {
+            self.gap_us.saturating_record(micros(gap));
         }
+        Ok(())
     }
 }
 

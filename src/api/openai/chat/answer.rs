@@ -1,0 +1,262 @@
+//! The shapes of a chat's answer.
+
+use serde::Serialize;
+
+use crate::api::openai::WireUsage;
+use crate::api::openai::answer::{Choice, Shape, Whole};
+use crate::api::openai::logprobs::Logprobs;
+use crate::types::{CallDelta, Delta, Finish, ToolCall, Usage};
+
+/// What a request says of the form of its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) asks_logprobs: bool,
+    pub(super) include_usage: bool,
+    /// It named its functions in `functions`, so calls are told in `function_call`.
+    pub(super) legacy: bool,
+    /// It named the function that is to be called.
+    pub(super) forced: bool,
+}
+
+impl Manner {
+    /// OpenAI says `stop` where the request itself named the function, since the call is then no choice of
+    /// the model's, and `tool_calls` where the model chose. (For `required` OpenAI began with `stop`; the
+    /// servers that clients meet besides it say `tool_calls`, and so do we.)
+    fn reason(self, finish: Finish) -> &'static str {
+        match finish {
+            Finish::ToolCalls if self.forced => Finish::Stop.as_str(),
+            Finish::ToolCalls if self.legacy => "function_call",
+            Finish::ToolCalls | Finish::Stop | Finish::Length => finish.as_str(),
+        }
+    }
+}
+
+/// What every part of one answer says.
+pub(super) struct Chat {
+    pub(super) id: String,
+    pub(super) created: i64,
+    pub(super) model: String,
+    pub(super) manner: Manner,
+}
+
+#[derive(Serialize)]
+pub(super) struct Completion {
+    id: String,
+    object: &'static str,
+    created: i64,
+    model: String,
+    choices: Vec<WholeChoice>,
+    usage: WireUsage,
+}
+
+#[derive(Serialize)]
+struct WholeChoice {
+    index: usize,
+    message: Message,
+    logprobs: Option<Logprobs>,
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    /// Null where there are calls and nothing besides.
+    content: Option<String>,
+    refusal: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<Called>,
+}
+
+#[derive(Serialize)]
+struct Call {
+    id: String,
+    r#type: &'static str,
+    function: Called,
+}
+
+#[derive(Serialize)]
+struct Called {
+    name: String,
+    arguments: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Chunk {
+    id: String,
+    object: &'static str,
+    created: i64,
+    model: String,
+    choices: Vec<ChunkChoice>,
+    /// Null on every chunk but the last, and not there at all where it wasn't asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<WireUsage>>,
+}
+
+#[derive(Serialize)]
+struct ChunkChoice {
+    index: u32,
+    delta: ChunkDelta,
+    logprobs: Option<Logprobs>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Serialize, Default)]
+struct ChunkDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ChunkCall>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<ChunkCalled>,
+}
+
+#[derive(Serialize)]
+struct ChunkCall {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: ChunkCalled,
+}
+
+#[derive(Serialize, Default)]
+struct ChunkCalled {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+impl Chat {
+    pub(super) fn completion(self, whole: Whole) -> Completion {
+        let manner = self.manner;
+        let choice = |(index, choice): (usize, Choice)| WholeChoice {
+            index,
+            message: message(choice.text, choice.calls, manner.legacy),
+            logprobs: Logprobs::new(manner.asks_logprobs, choice.logprobs),
+            finish_reason: manner.reason(choice.finish),
+        };
+        Completion {
+            id: self.id,
+            object: "chat.completion",
+            created: self.created,
+            model: self.model,
+            choices: whole.choices.into_iter().enumerate().map(choice).collect(),
+            usage: whole.usage.into(),
+        }
+    }
+
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<WireUsage>) -> Chunk {
+        Chunk {
+            id: self.id.clone(),
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: self.model.clone(),
+            choices,
+            usage: self.manner.include_usage.then_some(usage),
+        }
+    }
+
+    fn choice(&self, choice: ChunkChoice) -> Chunk {
+        self.chunk(vec![choice], None)
+    }
+}
+
+impl ChunkChoice {
+    fn new(index: u32, delta: ChunkDelta) -> Self {
+        Self {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+        }
+    }
+}
+
+fn message(text: String, calls: Vec<ToolCall>, legacy: bool) -> Message {
+    let content = (calls.is_empty() || !text.is_empty()).then_some(text);
+    let mut calls = calls.into_iter().map(|call| Call {
+        id: call.id,
+        r#type: "function",
+        function: Called {
+            name: call.name,
+            arguments: call.arguments,
+        },
+    });
+    let function_call = if legacy { calls.next() } else { None };
+    Message {
+        role: "assistant",
+        content,
+        refusal: None,
+        tool_calls: if legacy { Vec::new() } else { calls.collect() },
+        function_call: function_call.map(|call| call.function),
+    }
+}
+
+impl From<CallDelta> for ChunkCall {
+    fn from(call: CallDelta) -> Self {
+        let opens = call.opens.is_some();
+        let (id, name) = call.opens.unzip();
+        Self {
+            index: call.index,
+            id,
+            r#type: opens.then_some("function"),
+            function: ChunkCalled {
+                name,
+                arguments: call.arguments,
+            },
+        }
+    }
+}
+
+impl Shape for Chat {
+    type Chunk = Chunk;
+
+    fn first(&self, choice: u32) -> Option<Chunk> {
+        let delta = ChunkDelta {
+            role: Some("assistant"),
+            content: Some(String::new()),
+            ..ChunkDelta::default()
+        };
+        Some(self.choice(ChunkChoice::new(choice, delta)))
+    }
+
+    fn delta(&mut self, delta: Delta) -> Chunk {
+        let content = (delta.calls.is_empty() || !delta.text.is_empty()).then_some(delta.text);
+        let mut calls = delta.calls.into_iter().map(ChunkCall::from);
+        let shown = if self.manner.legacy {
+            ChunkDelta {
+                content,
+                function_call: calls.find(|call| call.index == 0).map(|call| call.function),
+                ..ChunkDelta::default()
+            }
+        } else {
+            ChunkDelta {
+                content,
+                tool_calls: calls.collect(),
+                ..ChunkDelta::default()
+            }
+        };
+        self.choice(ChunkChoice {
+            logprobs: Logprobs::new(self.manner.asks_logprobs, delta.logprobs),
+            ..ChunkChoice::new(delta.choice, shown)
+        })
+    }
+
+    fn finish(&self, choice: u32, finish: Finish) -> Chunk {
+        self.choice(ChunkChoice {
+            finish_reason: Some(self.manner.reason(finish)),
+            ..ChunkChoice::new(choice, ChunkDelta::default())
+        })
+    }
+
+    fn usage(&self, usage: Usage) -> Option<Chunk> {
+        self.manner
+            .include_usage
+            .then(|| self.chunk(Vec::new(), Some(usage.into())))
+    }
+}

@@ -1,0 +1,211 @@
+//! The request, as it comes and as it is checked.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::Manner;
+use super::messages::{WireMessage, conversation};
+use super::tools::{self, WireCall, WireChoice, WireFunction, WireTool};
+use crate::api::asked::end_user;
+use crate::api::error::ApiError;
+use crate::api::openai::sampling::{
+    Stop, StreamOptions, Tier, WireSampling, choices, max_tokens, min_tokens, stops,
+};
+use crate::api::openai::unsupported::{field, never, no, refuse, text_modality};
+use crate::types::{Chat, Class, Format, Generate, Prompt};
+
+const MAX_TOP_LOGPROBS: u8 = 20;
+
+#[derive(Deserialize)]
+pub(in crate::api) struct Request {
+    pub(super) model: String,
+    messages: Vec<WireMessage>,
+    #[serde(default)]
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    n: Option<u32>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    frequency_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    logit_bias: Option<BTreeMap<String, f32>>,
+    seed: Option<i64>,
+    stop: Option<Stop>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u8>,
+    response_format: Option<ResponseFormat>,
+    tools: Option<Vec<WireTool>>,
+    tool_choice: Option<WireChoice>,
+    parallel_tool_calls: Option<bool>,
+    /// The older name of `tools`.
+    functions: Option<Vec<WireFunction>>,
+    /// The older name of `tool_choice`.
+    function_call: Option<WireCall>,
+    user: Option<String>,
+    safety_identifier: Option<String>,
+    // Not of OpenAI, and named as other servers do:
+    repetition_penalty: Option<f32>,
+    top_k: Option<i64>,
+    min_p: Option<f32>,
+    min_tokens: Option<u32>,
+    /// Goes on past the model's own end. For benchmarks.
+    ignore_eos: Option<bool>,
+    // Known, and refused unless they ask for nothing:
+    modalities: Option<Value>,
+    audio: Option<Value>,
+    prediction: Option<Value>,
+    web_search_options: Option<Value>,
+    reasoning_effort: Option<Value>,
+    verbosity: Option<Value>,
+    service_tier: Option<Tier>,
+    store: Option<Value>,
+}
+
+/// `response_format`
+#[derive(Deserialize)]
+struct ResponseFormat {
+    r#type: String,
+    json_schema: Option<JsonSchema>,
+}
+
+/// `strict` isn't looked at: the schema always holds.
+#[derive(Deserialize)]
+struct JsonSchema {
+    name: Option<String>,
+    schema: Option<Value>,
+}
+
+impl Request {
+    /// Whether the answer comes as a stream.
+    pub(super) fn streams(&self) -> bool {
+        self.stream.unwrap_or(false)
+    }
+
+    /// `safety_identifier` is the newer name of `user`.
+    pub(super) fn end_user(&mut self) -> Result<Option<String>, ApiError> {
+        let newer = end_user("safety_identifier", self.safety_identifier.take())?;
+        Ok(newer.or(end_user("user", self.user.take())?))
+    }
+
+    /// How urgent it is.
+    pub(super) fn class(&self) -> Class {
+        self.service_tier.map_or(Class::Standard, Tier::class)
+    }
+
+    /// The form of its answer.
+    pub(super) fn manner(&self) -> Manner {
+        let include_usage = self
+            .stream_options
+            .as_ref()
+            .and_then(|options| options.include_usage);
+        let named = self.tool_choice.as_ref().is_some_and(WireChoice::is_named);
+        let called = matches!(self.function_call, Some(WireCall::Named { .. }));
+        Manner {
+            asks_logprobs: self.logprobs.unwrap_or(false),
+            include_usage: include_usage.unwrap_or(false),
+            legacy: self.functions.as_ref().is_some_and(|list| !list.is_empty()),
+            forced: named || called,
+        }
+    }
+
+    pub(super) fn decode(self) -> Result<Generate, ApiError> {
+        self.refuse_unsupported()?;
+        let limit = max_tokens("max_completion_tokens", self.max_completion_tokens)?
+            .or(max_tokens("max_tokens", self.max_tokens)?);
+        let sampling = WireSampling {
+            logit_bias: self.logit_bias,
+            repetition_penalty: self.repetition_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            temperature: self.temperature,
+            min_p: self.min_p,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+        };
+        let tools = tools::Asked {
+            tools: self.tools.unwrap_or_default(),
+            choice: self.tool_choice,
+            parallel: self.parallel_tool_calls.unwrap_or(true),
+            functions: self.functions.unwrap_or_default(),
+            call: self.function_call,
+        };
+        Ok(Generate {
+            choices: choices(self.n, 1)?,
+            max_tokens: limit,
+            min_tokens: min_tokens(self.min_tokens, limit)?,
+            sampling: sampling.decode()?,
+            stop: stops(self.stop)?,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            top_logprobs: top_logprobs(self.logprobs, self.top_logprobs)?,
+            echo: false,
+            format: format(self.response_format)?,
+            prompts: vec![Prompt::Chat(Chat {
+                messages: conversation(self.messages)?,
+                tools: tools.decode()?,
+            })],
+        })
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        refuse(&[
+            field("modalities", &self.modalities, text_modality),
+            field("audio", &self.audio, never),
+            field("prediction", &self.prediction, never),
+            field("web_search_options", &self.web_search_options, never),
+            field("reasoning_effort", &self.reasoning_effort, |value| {
+                value == "none"
+            }),
+            field("verbosity", &self.verbosity, |value| value == "medium"),
+            field("store", &self.store, no),
+        ])
+    }
+}
+
+fn top_logprobs(logprobs: Option<bool>, top: Option<u8>) -> Result<Option<u8>, ApiError> {
+    match (logprobs.unwrap_or(false), top) {
+        (false, Some(1..)) => Err(ApiError::invalid(
+            Some("top_logprobs"),
+            "top_logprobs needs logprobs to be true",
+        )),
+        (_, Some(count)) if count > MAX_TOP_LOGPROBS => Err(ApiError::invalid(
+            Some("top_logprobs"),
+            "top_logprobs may be 20 at most",
+        )),
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, _) => Ok(None),
+    }
+}
+
+/// A schema's own faults are for the worker to find, which has to follow it.
+fn format(asked: Option<ResponseFormat>) -> Result<Format, ApiError> {
+    let Some(asked) = asked else {
+        return Ok(Format::Text);
+    };
+    let missing = |at: &str, message: &str| {
+        let param = format!("response_format.json_schema{at}");
+        Err(ApiError::invalid(Some(&param), message))
+    };
+    match asked.r#type.as_str() {
+        "text" => Ok(Format::Text),
+        "json_object" => Ok(Format::JsonObject),
+        "json_schema" => {
+            let Some(JsonSchema { name, schema }) = asked.json_schema else {
+                return missing("", "the response format has no json_schema");
+            };
+            if !name.as_deref().is_some_and(tools::is_name) {
+                let message = "the schema needs a name of 1 to 64 letters, digits, _ and -";
+                return missing(".name", message);
+            }
+            match schema {
+                Some(schema @ Value::Object(_)) => Ok(Format::JsonSchema(schema)),
+                _ => missing(".schema", "the schema must be there, and an object"),
+            }
+        }
+        _ => Err(ApiError::unsupported("response_format.type")),
+    }
+}
