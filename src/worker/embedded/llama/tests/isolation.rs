@@ -36,6 +36,14 @@ struct Answered {
     read: Read,
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "requests that come at random moments"
+)]
+fn wait(random: &mut StdRng) {
+    std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..30)));
+}
+
 /// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts.
 fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
     let mut answers = Vec::new();
@@ -64,7 +72,7 @@ fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
                 usize::MAX
             };
             reading.push((canary, asked, at_most));
-            std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..30)));
+            wait(random);
         }
         for (canary, mut asked, at_most) in reading {
             // What a planted fault breaks is no answer.
