@@ -20,14 +20,18 @@ fn schemas() -> Vec<Value> {
         object(json!({"color": {"enum": ["red", "green", "blue"]}})),
         object(json!({"code": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{2,4}$"}})),
         object(json!({"tags": {"type": "array", "items": short, "minItems": 1, "maxItems": 3}})),
-        object(json!({"value": {"anyOf": [{"type": "integer"}, {"type": "boolean"}, {"type": "null"}]}})),
+        object(
+            json!({"value": {"anyOf": [{"type": "integer"}, {"type": "boolean"}, {"type": "null"}]}}),
+        ),
         object(json!({"point": object(json!({"x": {"type": "number"}, "y": {"type": "number"}}))})),
         object(json!({"when": {"type": "string", "format": "date-time"}})),
         object(json!({"id": {"type": "string", "format": "uuid"}})),
         object(json!({"score": {"type": "number", "minimum": -1, "maximum": 1}})),
         object(json!({"kind": {"const": "report"}, "open": {"type": "boolean"}})),
-        object(json!({"grid": {"type": "array", "minItems": 2, "maxItems": 2, "items":
-            {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer", "minimum": 0, "maximum": 9}}}})),
+        object(
+            json!({"grid": {"type": "array", "minItems": 2, "maxItems": 2, "items":
+            {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer", "minimum": 0, "maximum": 9}}}}),
+        ),
         object(json!({"note": {"type": ["string", "null"], "maxLength": 20}})),
         json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": short}, "required": ["a"],
                "additionalProperties": false}),
@@ -41,9 +45,13 @@ fn schemas() -> Vec<Value> {
                                   "children": {"type": "array", "maxItems": 1, "items": {"$ref": "#/$defs/node"}}}}}}),
         json!({"anyOf": [object(json!({"cat": {"const": "meow"}})), object(json!({"dog": {"const": "woof"}}))]}),
         object(json!({"level": {"enum": [1, 2, 3, "high", null]}})),
-        object(json!({"steps": {"type": "array", "minItems": 1, "maxItems": 2, "items":
-            object(json!({"do": short, "done": {"type": "boolean"}}))}})),
-        object(json!({"mail": {"type": "string", "pattern": "^[a-z]{2,8}@[a-z]{2,8}\\.(org|com)$"}})),
+        object(
+            json!({"steps": {"type": "array", "minItems": 1, "maxItems": 2, "items":
+            object(json!({"do": short, "done": {"type": "boolean"}}))}}),
+        ),
+        object(
+            json!({"mail": {"type": "string", "pattern": "^[a-z]{2,8}@[a-z]{2,8}\\.(org|com)$"}}),
+        ),
         json!({"type": "array", "minItems": 3, "maxItems": 5, "items": {"type": "integer", "exclusiveMinimum": 10,
                "exclusiveMaximum": 100}}),
     ]
@@ -83,7 +91,10 @@ async fn a_hundred_answers_over_twenty_schemas_are_valid() {
             .should_validate_formats(true)
             .build(schema)
             .unwrap();
-        assert!(validator.is_valid(&value), "{text} is not valid under {schema}");
+        assert!(
+            validator.is_valid(&value),
+            "{text} is not valid under {schema}"
+        );
     }
     println!("{finished} of 100 answers came to their end");
     assert!(finished >= 80, "only {finished} answers came to their end");
@@ -93,15 +104,28 @@ async fn a_hundred_answers_over_twenty_schemas_are_valid() {
 async fn a_schema_that_can_not_be_kept_is_refused_by_its_place() {
     let server = Server::start().await;
     for (schema, place) in [
-        (json!({"type": "object", "properties": {"a": {"type": "strnig"}}}), "/properties/a"),
-        (json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}), "/properties/a"),
-        (json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}), "/properties/a"),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "strnig"}}}),
+            "/properties/a",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}),
+            "/properties/a",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}),
+            "/properties/a",
+        ),
     ] {
-        let format = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
+        let format =
+            json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
         let body = chat(json!({"ask": "x", "response_format": format}));
         let error = server.refused("/v1/chat/completions", &body, 400).await;
         assert_eq!(error["error"]["param"], "response_format", "{error}");
-        assert!(error["error"]["message"].as_str().unwrap().contains(place), "{error}");
+        assert!(
+            error["error"]["message"].as_str().unwrap().contains(place),
+            "{error}"
+        );
     }
 }
 
@@ -119,11 +143,18 @@ async fn a_call_that_has_to_be_made_is_made() {
     };
     for (choice, allowed) in [
         (json!("required"), vec!["weather", "tides"]),
-        (json!({"type": "function", "function": {"name": "tides"}}), vec!["tides"]),
+        (
+            json!({"type": "function", "function": {"name": "tides"}}),
+            vec!["tides"],
+        ),
     ] {
         let answer = server.chat(ask(choice)).await;
         let message = &answer["choices"][0]["message"];
-        assert_eq!(message["tool_calls"].as_array().unwrap().len(), 1, "{answer}");
+        assert_eq!(
+            message["tool_calls"].as_array().unwrap().len(),
+            1,
+            "{answer}"
+        );
         let call = &message["tool_calls"][0]["function"];
         assert!(allowed.contains(&call["name"].as_str().unwrap()));
         let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();

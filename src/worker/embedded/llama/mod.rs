@@ -12,6 +12,7 @@ mod model;
 mod pace;
 mod prefix;
 mod sequence;
+mod window;
 
 #[cfg(test)]
 mod tests;
