@@ -81,6 +81,17 @@ test-clients: setup-models setup-clients ## The OpenAI SDK against the running b
 test-lm-eval: setup-models setup-lm-eval ## lm-eval's score against one by hand; not part of test (its packages are 0.9 GB)
 	FOREBAY_BIN=$(BIN) $(VENV_LM_EVAL)/bin/python -m pytest -p no:cacheprovider tests/clients/test_lm_eval.py
 
+# Not part of test: each takes a good while.
+.PHONY: test-long
+test-long: setup-models ## The engine's isolation test in its long form: 3,200 answers; not part of test
+	FOREBAY_ROUNDS=200 cargo test $(PROFILE) --lib -- --nocapture --exact worker::embedded::llama::tests::isolation::answers_are_what_they_are_alone
+
+# One test at a time, on threads that sleep while they wait: this model has windows to fill.
+.PHONY: test-gemma
+test-gemma: build ## The engine's tests on Gemma 3 270M: brings it here, under the terms at https://ai.google.dev/gemma/terms
+	$(BIN) model pull gemma-3-270m
+	FOREBAY_TEST_MODEL=$(CACHE)/models/gemma-3-270m-q4_k_m.gguf OMP_WAIT_POLICY=passive cargo test $(PROFILE) --lib -- --nocapture --test-threads=1 worker::embedded::llama::tests
+
 .PHONY: test-deploy
 test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own tools can judge it
 	$(BIN) check --config deploy/container.toml

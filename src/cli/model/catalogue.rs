@@ -32,7 +32,10 @@ struct Document {
 pub(super) struct Model {
     pub(super) name: String,
     pub(super) license: String,
-    pub(super) source: Source,
+    /// Where the terms are that its user agrees to.
+    pub(super) terms: Option<String>,
+    /// Of the files that don't come in parts.
+    source: Option<Source>,
     dir: Option<RelativePath>,
     pub(super) files: Vec<ModelFile>,
 }
@@ -44,6 +47,30 @@ pub(super) struct ModelFile {
     pub(super) sha256: Sum,
     pub(super) bytes: u64,
     member: Option<RelativePath>,
+    /// What it is joined from, in this order.
+    #[serde(default)]
+    pub(super) parts: Vec<Part>,
+}
+
+/// A piece of a file that is too large for one source.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    pub(super) source: Source,
+    member: RelativePath,
+    sha256: Sum,
+    bytes: u64,
+}
+
+/// What is fetched in one piece, and what it must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pinned<'a> {
+    /// Where it goes, or, for a part, what it is called.
+    pub(super) name: &'a str,
+    /// Its path inside the source.
+    pub(super) member: &'a str,
+    pub(super) sha256: &'a Sum,
+    pub(super) bytes: u64,
 }
 
 /// A path that can't leave the folder it is joined to, nor name anything hidden there.
@@ -131,7 +158,32 @@ impl Model {
             "model name {name:?} must not hold a slash"
         );
         ensure!(!self.files.is_empty(), "model {name} has no files");
+        for file in &self.files {
+            file.check()
+                .with_context(|| format!("model {name}, file {}", file.name.0))?;
+        }
+        let needed = self.files.iter().any(|file| file.parts.is_empty());
+        ensure!(
+            needed == self.source.is_some(),
+            "model {name} needs a source of its own if, and only if, a file of it comes in one piece"
+        );
         Ok(())
+    }
+
+    /// Where its files come from, but for those in parts.
+    pub(super) fn source(&self) -> Result<&Source> {
+        self.source.as_ref().context("the model has no source")
+    }
+
+    /// Every source, as a listing shows them.
+    pub(super) fn sources(&self) -> String {
+        let parts = self.files.iter().flat_map(|file| &file.parts);
+        let all = self.source.iter().chain(parts.map(|part| &part.source));
+        let all: Vec<_> = all.map(Source::to_string).collect();
+        match all.as_slice() {
+            [first, _, ..] => format!("{first} and {} more", all.len() - 1),
+            _ => all.concat(),
+        }
     }
 
     /// Where a file of this model stands once it was pulled.
@@ -157,9 +209,43 @@ impl Model {
 }
 
 impl ModelFile {
-    /// Its path inside the source.
-    pub(super) fn member(&self) -> &str {
-        self.member.as_ref().unwrap_or(&self.name).as_str()
+    fn check(&self) -> Result<()> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            self.member.is_none(),
+            "what is joined from parts is no member of a source"
+        );
+        let bytes = self
+            .parts
+            .iter()
+            .try_fold(0_u64, |sum, part| sum.checked_add(part.bytes));
+        ensure!(
+            bytes == Some(self.bytes),
+            "the parts are not as long as the whole"
+        );
+        Ok(())
+    }
+
+    pub(super) fn pinned(&self) -> Pinned<'_> {
+        Pinned {
+            name: self.name.as_str(),
+            member: self.member.as_ref().unwrap_or(&self.name).as_str(),
+            sha256: &self.sha256,
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl Part {
+    pub(super) fn pinned(&self) -> Pinned<'_> {
+        Pinned {
+            name: self.member.as_str(),
+            member: self.member.as_str(),
+            sha256: &self.sha256,
+            bytes: self.bytes,
+        }
     }
 }
 

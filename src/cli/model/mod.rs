@@ -147,8 +147,15 @@ fn list(catalogue: &Catalogue, models_dir: &Path, out: &mut dyn Write) -> Result
         writeln!(
             out,
             "{:width$}  {size:>10}  {here:<7}  {:<12}  {}",
-            model.name, model.license, model.source
+            model.name,
+            model.license,
+            model.sources()
         )?;
+    }
+    for model in models {
+        if let Some(terms) = &model.terms {
+            writeln!(out, "\nUsing {} is agreeing to {terms}", model.name)?;
+        }
     }
     writeln!(out, "\nModels folder: {}", models_dir.display())?;
     Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::catalogue::{ModelFile, Sum};
+use super::catalogue::{Pinned, Sum};
 use super::progress::note;
 use super::source::encode_segment;
 
@@ -49,67 +49,91 @@ impl Workshop {
         self.folder.join(name)
     }
 
-    /// The same file gives the same name in each call, which is what lets a later one continue it.
-    pub(super) fn partial(&self, file: &ModelFile) -> PathBuf {
+    /// The same bytes give the same name in each call, which is what lets a later one continue them.
+    pub(super) fn partial(&self, pinned: Pinned<'_>) -> PathBuf {
         self.folder.join(format!(
             "{}-{}",
-            file.sha256.as_str(),
-            encode_segment(file.name.as_str())
+            pinned.sha256.as_str(),
+            encode_segment(pinned.name)
         ))
     }
 
     /// Copies `reader` to a temporary file and checks it against the pinned length and sum.
-    pub(super) fn stage(
-        &self,
-        reader: impl Read,
-        file: &ModelFile,
-        destination: PathBuf,
-    ) -> Result<Staged> {
+    pub(super) fn stage(&self, reader: impl Read, pinned: Pinned<'_>) -> Result<Staged> {
         let staged = Staged {
-            temporary: self.partial(file),
-            destination,
+            temporary: self.partial(pinned),
             keep: false,
         };
         let mut output = File::create(&staged.temporary)?;
         // One byte more than pinned shows that it is too long, and a hostile archive can't fill the disk.
-        let sum = copy_hashed(&mut reader.take(file.bytes.saturating_add(1)), &mut output)
-            .with_context(|| format!("can't copy {}", file.member()))?;
-        compare(file.member(), &file.sha256, &sum)?;
+        let sum = copy_hashed(
+            &mut reader.take(pinned.bytes.saturating_add(1)),
+            &mut output,
+        )
+        .with_context(|| format!("can't copy {}", pinned.member))?;
+        compare(pinned.member, pinned.sha256, &sum)?;
         output.sync_all()?;
         Ok(staged)
     }
 
-    /// Takes over a file that was downloaded to its `partial` name, after checking it.
-    pub(super) fn adopt(&self, file: &ModelFile, destination: PathBuf) -> Result<Staged> {
+    /// Takes over what was downloaded to its `partial` name, after checking it.
+    pub(super) fn adopt(&self, pinned: Pinned<'_>) -> Result<Staged> {
         let mut staged = Staged {
-            temporary: self.partial(file),
-            destination,
+            temporary: self.partial(pinned),
             keep: false,
         };
-        compare(file.member(), &file.sha256, &sum_of(&staged.temporary)?)?;
+        compare(pinned.member, pinned.sha256, &sum_of(&staged.temporary)?)?;
         File::open(&staged.temporary)?.sync_all()?;
         staged.keep = true;
         Ok(staged)
+    }
+
+    /// What an earlier call left of these bytes, if it is all of them.
+    pub(super) fn left(&self, pinned: Pinned<'_>) -> Result<Option<Staged>> {
+        let temporary = self.partial(pinned);
+        let whole = is_in_place(&temporary, pinned)?;
+        Ok(whole.then_some(Staged {
+            temporary,
+            keep: true,
+        }))
+    }
+
+    /// Joins checked parts, in their order, and checks the whole. Until then the parts stay, whatever happens.
+    pub(super) fn join(&self, parts: Vec<Staged>, pinned: Pinned<'_>) -> Result<Staged> {
+        let mut joined: Box<dyn Read> = Box::new(io::empty());
+        for part in &parts {
+            joined = Box::new(joined.chain(File::open(&part.temporary)?));
+        }
+        let mut whole = self.stage(joined, pinned)?;
+        whole.keep = true;
+        for part in parts {
+            fs::remove_file(&part.temporary)?;
+        }
+        Ok(whole)
     }
 }
 
 /// A checked file under a temporary name; dropped without `publish`, it is removed unless it is kept.
 pub(super) struct Staged {
     temporary: PathBuf,
-    destination: PathBuf,
     /// A whole download outlives the failure of the model's next file: a later pull takes it up again.
     keep: bool,
 }
 
 impl Staged {
-    pub(super) fn publish(self) -> Result<()> {
-        let folder = self
-            .destination
+    /// A later pull takes it up again, however this one ends.
+    pub(super) fn kept(mut self) -> Self {
+        self.keep = true;
+        self
+    }
+
+    pub(super) fn publish(self, destination: &Path) -> Result<()> {
+        let folder = destination
             .parent()
             .context("a model file lies in a folder")?;
         fs::create_dir_all(folder)?;
-        fs::rename(&self.temporary, &self.destination)
-            .with_context(|| format!("can't put {} in place", self.destination.display()))?;
+        fs::rename(&self.temporary, destination)
+            .with_context(|| format!("can't put {} in place", destination.display()))?;
         // Without this, the new name itself might not outlive a power cut.
         File::open(folder)?.sync_all()?;
         Ok(())
@@ -125,7 +149,7 @@ impl Drop for Staged {
     }
 }
 
-pub(super) fn is_in_place(path: &Path, file: &ModelFile) -> Result<bool> {
+pub(super) fn is_in_place(path: &Path, pinned: Pinned<'_>) -> Result<bool> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -134,7 +158,9 @@ pub(super) fn is_in_place(path: &Path, file: &ModelFile) -> Result<bool> {
         }
     };
     // The length first: it spares reading what can't be the file.
-    Ok(metadata.is_file() && metadata.len() == file.bytes && sum_of(path)? == file.sha256.as_str())
+    Ok(metadata.is_file()
+        && metadata.len() == pinned.bytes
+        && sum_of(path)? == pinned.sha256.as_str())
 }
 
 pub(super) fn sum_of(path: &Path) -> Result<String> {

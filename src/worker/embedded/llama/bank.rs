@@ -113,6 +113,8 @@ impl<'a> Bank<'a> {
             .with_type_k(settings.cells)
             .with_type_v(settings.cells)
             .with_kv_unified(false)
+            // Layers with a sliding window keep cells of the window alone: nothing here goes back behind it.
+            .with_swa_full(false)
             .with_no_perf(true);
         let context = model
             .weights

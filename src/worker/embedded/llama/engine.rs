@@ -93,7 +93,7 @@ impl<'a> Engine<'a> {
             banks: vec![base],
             waiting: VecDeque::new(),
             aside: Vec::new(),
-            prefixes: PrefixCache::new(settings.prefix_cache_bytes, model.cuts_states()),
+            prefixes: PrefixCache::new(settings.prefix_cache_bytes, model.cuttable_tokens()),
             pace: Pace::new(settings.bank.step_tokens),
             scratch: Scratch::default(),
             queue,

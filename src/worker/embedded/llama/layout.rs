@@ -4,7 +4,7 @@
 //! more memory and lose nothing that shows, and where the CPU has 8-bit dot products they are much faster. So
 //! both are measured once on this machine, and the choice is kept beside the re-laid copy.
 //!
-//! The one place with `unsafe`: llama-cpp-2 has no way to `llama_model_quantize`.
+//! Has `unsafe`, since llama-cpp-2 has no way to `llama_model_quantize`.
 
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -13,6 +13,7 @@ mod pace;
 mod prefix;
 mod sequence;
 mod trial;
+mod window;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
+use super::window::cuttable_tokens;
 use crate::types::{Failure, Prompt, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
@@ -162,17 +163,9 @@ impl Model {
         }
     }
 
-    /// Whether a sequence's state can be cut at any token. With sliding-window attention it can't: cells that
-    /// fell out of the window are gone.
-    pub(super) fn cuts_states(&self) -> bool {
-        let architecture = self.weights.meta_val_str("general.architecture");
-        let key = format!(
-            "{}.attention.sliding_window",
-            architecture.unwrap_or_default()
-        );
-        self.weights.meta_val_str(&key).is_err()
-            && !self.weights.is_recurrent()
-            && !self.weights.is_hybrid()
+    /// Tokens that a sequence's state may have so that it can be cut at any of them.
+    pub(super) fn cuttable_tokens(&self) -> usize {
+        cuttable_tokens(&self.weights)
     }
 
     /// Refuses by its bytes what can't fit whatever its tokens are: tokenising megabytes takes seconds, and

@@ -35,9 +35,8 @@ pub(super) struct PrefixCache {
     bytes: usize,
     limit: usize,
     clock: u64,
-    /// Whether the model's states can be cut at any token. Those of sliding-window attention can't: what
-    /// fell out of the window is gone.
-    cuts: bool,
+    /// Tokens that a state may have so that it can be cut at any of them ([`super::window`]).
+    cuttable: usize,
 }
 
 struct Entry {
@@ -55,13 +54,13 @@ pub(super) struct Hit {
 }
 
 impl PrefixCache {
-    pub(super) fn new(limit_bytes: usize, cuts: bool) -> Self {
+    pub(super) fn new(limit_bytes: usize, cuttable: usize) -> Self {
         Self {
             entries: Vec::new(),
             bytes: 0,
             limit: limit_bytes,
             clock: 0,
-            cuts,
+            cuttable,
         }
     }
 
@@ -77,12 +76,12 @@ impl PrefixCache {
     /// its logits.
     pub(super) fn find(&mut self, scope: &Scope, prompt: &[LlamaToken]) -> Option<Hit> {
         let most = prompt.len().checked_sub(1)?;
-        let cuts = self.cuts;
+        let cuttable = self.cuttable;
         let (saved, entry) = self
             .entries
             .iter_mut()
             .filter(|entry| entry.scope == *scope)
-            .map(|entry| (reusable(&entry.tokens, &prompt[..most], cuts), entry))
+            .map(|entry| (reusable(&entry.tokens, &prompt[..most], cuttable), entry))
             .max_by_key(|(saved, _)| *saved)?;
         if saved == 0 {
             return None;
@@ -97,9 +96,8 @@ impl PrefixCache {
 
     /// Whether a state of these tokens would be worth its memory.
     pub(super) fn wants(&self, scope: &Scope, tokens: &[LlamaToken]) -> bool {
-        let known = |entry: &Entry| {
-            entry.scope == *scope && common(&entry.tokens, tokens) + CHUNK > tokens.len()
-        };
+        let known =
+            |entry: &Entry| entry.scope == *scope && spares(&entry.tokens, tokens, self.cuttable);
         self.is_on() && tokens.len() >= SMALLEST && !self.entries.iter().any(known)
     }
 
@@ -109,7 +107,7 @@ impl PrefixCache {
         if size > self.limit {
             return;
         }
-        if self.cuts {
+        if tokens.len() <= self.cuttable {
             self.drop_where(|entry| entry.scope == scope && tokens.starts_with(&entry.tokens));
         }
         while self.bytes + size > self.limit {
@@ -138,13 +136,28 @@ impl PrefixCache {
     }
 }
 
-/// Tokens at the beginning of `held` that serve `prompt`.
-fn reusable(held: &[LlamaToken], prompt: &[LlamaToken], cuts: bool) -> usize {
-    let same = common(held, prompt);
-    if !cuts {
-        return if same == held.len() { same } else { 0 };
+/// Tokens at the beginning of `held` that serve `prompt`, as they are reused.
+fn reusable(held: &[LlamaToken], prompt: &[LlamaToken], cuttable: usize) -> usize {
+    let serving = serving(held, prompt, cuttable);
+    if held.len() > cuttable {
+        return serving;
     }
-    same / CHUNK * CHUNK
+    serving / CHUNK * CHUNK
+}
+
+/// Whether a state of `held` makes one of `tokens` not worth its memory.
+fn spares(held: &[LlamaToken], tokens: &[LlamaToken], cuttable: usize) -> bool {
+    serving(held, tokens, cuttable) + CHUNK > tokens.len()
+}
+
+/// Tokens at the beginning of `held` that could serve `prompt`.
+fn serving(held: &[LlamaToken], prompt: &[LlamaToken], cuttable: usize) -> usize {
+    let same = common(held, prompt);
+    if held.len() <= cuttable || same == held.len() {
+        same
+    } else {
+        0
+    }
 }
 
 fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
@@ -159,20 +172,38 @@ mod tests {
         ids.map(LlamaToken::new).collect()
     }
 
+    const ALWAYS: usize = usize::MAX;
+
     #[test]
     fn a_prefix_is_reused_up_to_a_chunks_end() {
         let held = tokens(0..100);
-        assert_eq!(reusable(&held, &tokens(0..90), true), 64);
-        assert_eq!(reusable(&held, &tokens(0..31), true), 0);
-        assert_eq!(reusable(&held, &tokens(0..1000), true), 96);
-        assert_eq!(reusable(&held, &tokens(5..100), true), 0);
+        assert_eq!(reusable(&held, &tokens(0..90), ALWAYS), 64);
+        assert_eq!(reusable(&held, &tokens(0..31), ALWAYS), 0);
+        assert_eq!(reusable(&held, &tokens(0..1000), ALWAYS), 96);
+        assert_eq!(reusable(&held, &tokens(5..100), ALWAYS), 0);
     }
 
     #[test]
     fn what_can_not_be_cut_is_reused_whole_or_not_at_all() {
         let held = tokens(0..100);
-        assert_eq!(reusable(&held, &tokens(0..100), false), 100);
-        assert_eq!(reusable(&held, &tokens(0..101), false), 100);
-        assert_eq!(reusable(&held, &tokens(0..99), false), 0);
+        for cuttable in [0, 99] {
+            assert_eq!(reusable(&held, &tokens(0..100), cuttable), 100);
+            assert_eq!(reusable(&held, &tokens(0..101), cuttable), 100);
+            assert_eq!(reusable(&held, &tokens(0..99), cuttable), 0);
+        }
+        assert_eq!(reusable(&held, &tokens(0..99), 100), 96);
+    }
+
+    #[test]
+    fn a_state_is_kept_unless_one_that_is_there_serves_as_well() {
+        let spared = |held: i32, prompt: i32, cuttable| {
+            spares(&tokens(0..held), &tokens(0..prompt), cuttable)
+        };
+        assert!(spared(200, 100, ALWAYS));
+        assert!(spared(80, 100, ALWAYS));
+        assert!(!spared(200, 300, ALWAYS));
+        // One that is too long to be cut serves nothing shorter than itself.
+        assert!(!spared(200, 100, 199));
+        assert!(spared(80, 100, 0));
     }
 }

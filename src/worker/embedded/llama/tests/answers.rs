@@ -66,56 +66,119 @@ fn a_list_of_prompts_is_answered_in_its_order() {
 
 /// Words enough for a prompt of a few hundred tokens.
 fn lore(topic: &str) -> String {
-    (0..36)
+    rules(topic, 36)
+}
+
+fn rules(topic: &str, count: usize) -> String {
+    (0..count)
         .map(|index| format!("Rule {index} of {topic}: take care of the {index}th thing. "))
         .collect()
 }
 
+/// As [`settings`], with room for prefixes.
+fn keeping(slots: usize) -> Settings {
+    Settings {
+        prefix_cache_bytes: 256 << 20,
+        ..settings(slots)
+    }
+}
+
+/// The answer, the tokens of the prompt, and those that were not computed for it.
+fn asked(handle: &Handle, tenant: &str, prompt: Prompt) -> (Read, usize, usize) {
+    let reading = handle.ask_as(tenant, Class::Standard, greedy(prompt, 6));
+    let prompt = reading.prompt.len();
+    let (mut choices, usage) = reading.whole();
+    (choices.swap_remove(0), prompt, usage.cached_tokens as usize)
+}
+
+/// They may part where two tokens are as good as tied.
+fn are_alike(cold: &Read, warm: &Read) {
+    for (cold, warm) in cold.tokens.iter().zip(&warm.tokens) {
+        if cold.id != warm.id {
+            break;
+        }
+        assert!((cold.logprob.unwrap() - warm.logprob.unwrap()).abs() < 1.0);
+    }
+}
+
 #[test]
 fn a_prefix_is_reused_for_its_own_tenant_alone() {
-    let mut settings = settings(2);
-    settings.prefix_cache_bytes = 256 << 20;
-    with_engine(settings, |handle| {
+    with_engine(keeping(2), |handle| {
+        // A window of attention holds it.
+        let house = rules("the house", 24);
         let ask = |tenant: &str, question: &str| {
-            let text = format!("{}{question}", lore("the house"));
-            let request = greedy(chat(&text), 6);
-            let reading = handle.ask_as(tenant, Class::Standard, request);
-            let prompt = reading.prompt.len();
-            let (mut choices, usage) = reading.whole();
-            (choices.swap_remove(0), usage.cached_tokens as usize, prompt)
+            asked(handle, tenant, chat(&format!("{house}{question}")))
         };
-        let (first, cached, _) = ask("proj_a", "What is rule 3?");
+        let (first, prompt, cached) = ask("proj_a", "What is rule 3?");
         assert_eq!(cached, 0);
-        let (_, cached, prompt) = ask("proj_a", "And what would be rule 61?");
-        assert!(cached + 64 > prompt && prompt > 500, "{cached} of {prompt}");
-        let (_, cached, _) = ask("proj_b", "What is rule 3?");
-        assert_eq!(cached, 0, "another tenant's prompt shows");
-        let (again, cached, prompt) = ask("proj_a", "What is rule 3?");
+        assert!(prompt > 256 && prompt + 6 <= model().cuttable_tokens());
+        let (_, prompt, cached) = ask("proj_a", "And what would be rule 61?");
         assert!(cached + 64 > prompt, "{cached} of {prompt}");
-        for (cold, warm) in first.tokens.iter().zip(&again.tokens) {
-            if cold.id != warm.id {
-                break;
-            }
-            assert!((cold.logprob.unwrap() - warm.logprob.unwrap()).abs() < 1.0);
-        }
+        let (_, _, cached) = ask("proj_b", "What is rule 3?");
+        assert_eq!(cached, 0, "another tenant's prompt shows");
+        let (again, prompt, cached) = ask("proj_a", "What is rule 3?");
+        assert!(cached + 64 > prompt, "{cached} of {prompt}");
+        are_alike(&first, &again);
         assert!(handle.metrics.prefix_bytes.get() > 0);
     });
 }
 
 #[test]
-fn a_conversation_goes_on_from_its_last_turn() {
-    let mut settings = settings(1);
-    settings.prefix_cache_bytes = 256 << 20;
-    with_engine(settings, |handle| {
-        let reading = handle.ask(greedy(Prompt::Text(lore("the garden")), 100));
+fn a_state_that_is_longer_than_the_window_serves_whole_or_not_at_all() {
+    with_engine(keeping(1), |handle| {
+        let ask = |tokens: &[u32]| asked(handle, "proj_a", Prompt::Tokens(tokens.to_vec()));
+        let long = handle.ask(greedy(Prompt::Text(rules("the wood", 50)), 40));
+        let mut tokens = long.prompt.clone();
+        let prompt = tokens.len();
+        let (choices, _) = long.whole();
+        tokens.extend(choices[0].tokens.iter().map(|token| token.id));
+        let cuts = tokens.len() <= model().cuttable_tokens();
+        // Leaves the first one's state before its end.
+        let mut other = tokens[..prompt].to_vec();
+        other.extend([10, 20, 30]);
+        let (cold, _, cached) = ask(&other);
+        if cuts {
+            assert!(cached + 64 > prompt, "{cached} of {prompt}");
+        } else {
+            assert_eq!(cached, 0);
+        }
+        // Goes on from all of it; the last token was never computed.
+        let held = tokens.len() - 1;
+        tokens.extend([10, 20, 30]);
+        let (_, _, cached) = ask(&tokens);
+        assert!(cached <= held && cached + 32 > held, "{cached} of {held}");
+        // What was refused above has a state of its own by now.
+        let known = other.len() + 5;
+        other.extend(cold.tokens.iter().map(|token| token.id));
+        let (_, _, cached) = ask(&other);
+        assert!(
+            cached <= known && cached + 64 > known,
+            "{cached} of {known}"
+        );
+    });
+}
+
+#[test]
+fn a_restored_state_answers_as_one_that_was_never_put_aside() {
+    with_engine(keeping(1), |handle| {
+        // Two windows long, where there is one; elsewhere the length is all the same.
+        let window = model().cuttable_tokens();
+        let (count, least) = if window < CONTEXT as usize {
+            (84, 2 * window)
+        } else {
+            (12, 128)
+        };
+        let reading = handle.ask(greedy(Prompt::Text(rules("the hill", count)), 30));
         let mut tokens = reading.prompt.clone();
+        assert!(tokens.len() > least, "{}", tokens.len());
         let (choices, _) = reading.whole();
         tokens.extend(choices[0].tokens.iter().map(|token| token.id));
-        let held = tokens.len();
         tokens.extend([10, 20, 30]);
-        let (_, usage) = handle.ask(greedy(Prompt::Tokens(tokens), 2)).whole();
-        // All but the last token's chunk, which was never computed.
-        assert!(usage.cached_tokens as usize + 33 > held, "{usage:?} {held}");
+        let (warm, _, cached) = asked(handle, "proj_a", Prompt::Tokens(tokens.clone()));
+        assert!(cached > least, "{cached}");
+        let (cold, _, cached) = asked(handle, "proj_b", Prompt::Tokens(tokens));
+        assert_eq!(cached, 0);
+        are_alike(&cold, &warm);
     });
 }
 
@@ -153,25 +216,31 @@ fn an_echo_scores_the_prompt_as_generating_it_did() {
 #[test]
 fn min_tokens_and_biases_are_kept() {
     with_engine(settings(1), |handle| {
-        let asked = Generate {
+        // Makes any model end its answer as soon as it may.
+        let end = model().weights.vocab().eos().0.cast_unsigned();
+        let mut asked = Generate {
             ignore_eos: false,
             ..greedy(chat("Answer with the one word yes."), 40)
         };
+        asked.sampling.logit_bias = vec![(end, 100.0)];
         let (short, _) = handle.ask(asked.clone()).whole();
         assert_eq!(short[0].finish, Some(Finish::Stop));
-        let longer = short[0].tokens.len() as u32 + 8;
-        let (long, _) = handle
+        assert_eq!(short[0].text, "");
+        let (long, usage) = handle
             .ask(Generate {
-                min_tokens: longer,
+                min_tokens: 9,
                 ..asked.clone()
             })
             .whole();
-        assert!(long[0].tokens.len() as u32 >= longer);
+        assert_eq!(long[0].finish, Some(Finish::Stop));
+        // Nine and the end.
+        assert_eq!(usage.completion_tokens, 10);
 
         let mut forced = asked;
         forced.max_tokens = Some(5);
         forced.sampling.logit_bias = vec![(400, 100.0)];
         let (choices, _) = handle.ask(forced).whole();
+        assert_eq!(choices[0].tokens.len(), 5);
         assert!(choices[0].tokens.iter().all(|token| token.id == 400));
     });
 }

@@ -22,6 +22,12 @@ fn rounds() -> usize {
     std::env::var("FOREBAY_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
 }
 
+/// Prompts longer than a window of attention, among the others: always where the model has one, and in the long
+/// form for any.
+fn has_long_prompts() -> bool {
+    rounds() >= 50 || model().cuttable_tokens() < CONTEXT as usize
+}
+
 /// A word that no other prompt has.
 fn canary(random: &mut StdRng) -> String {
     let syllables = [
@@ -47,12 +53,17 @@ fn wait(random: &mut StdRng) {
 /// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts.
 fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
     let mut answers = Vec::new();
+    let share = if has_long_prompts() { 0.125 } else { 0.0 };
     for _ in 0..rounds {
         let mut reading = Vec::new();
         for _ in 0..PROMPTS {
             let canary = canary(random);
-            let sentences = if random.random_bool(0.1) { 40 } else { 6 };
-            let padding = "Read all of this with care. ".repeat(random.random_range(0..sentences));
+            let lines = if random.random_bool(share) {
+                random.random_range(90..200)
+            } else {
+                random.random_range(0..8)
+            };
+            let padding = "Read all of this with care. ".repeat(lines);
             let text = format!("{padding}The word is {canary}. Say {canary} again and again.");
             let max_tokens = random.random_range(4..20);
             let class = *[
