@@ -64,12 +64,15 @@ class Base:
             made[name] = (a, b)
         return made
 
-    def write_adapter(self, recipe: Recipe, path: Path, share: float = 1.0) -> None:
-        """The adapter as a file, with that share of its alpha."""
+    def write_adapter(self, recipe: Recipe, path: Path, share: float = 1.0, broken: bool = False) -> None:
+        """The adapter as a file, with that share of its alpha. A broken one has it as a text."""
         writer = GGUFWriter(path, self.architecture)
         writer.add_string("general.type", "adapter")
         writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", recipe.alpha * share)
+        if broken:
+            writer.add_string("adapter.lora.alpha", str(recipe.alpha))
+        else:
+            writer.add_float32("adapter.lora.alpha", recipe.alpha * share)
         for name, (a, b) in self.matrices(recipe).items():
             writer.add_tensor(f"{name}.lora_a", a)
             writer.add_tensor(f"{name}.lora_b", b)

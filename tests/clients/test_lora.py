@@ -82,6 +82,7 @@ def files(tmp_path_factory):
     base.write_adapter(A, folder / "a.gguf")
     base.write_adapter(B, folder / "b.gguf")
     base.write_adapter(A, folder / "half-a.gguf", share=0.5)
+    base.write_adapter(A, folder / "kind.gguf", broken=True)
     base.write_merged(A, folder / "merged-a.gguf")
     base.write_merged(B, folder / "merged-b.gguf")
     base.write_merged(A, folder / "f32.gguf", scale=0, unrounded=True)
@@ -234,6 +235,7 @@ def broken(files):
     return {
         "missing": files / "no-such-file.gguf",
         "text": files / "text.gguf",
+        "kind": files / "kind.gguf",
         "cut": files / "cut.gguf",
         "whole-model": WEIGHTS,
     }
@@ -257,7 +259,7 @@ def test_adapters_that_are_asked_for_at_once_beyond_the_limit_wait_for_their_tur
     assert loaded(narrow, "base") == 1
 
 
-@pytest.mark.parametrize("model", ["missing", "text", "cut", "whole-model"])
+@pytest.mark.parametrize("model", ["missing", "text", "kind", "cut", "whole-model"])
 def test_a_file_that_is_no_adapter_fails_its_own_model_alone(narrow, scores, model):
     with sdk(narrow) as client:
         with pytest.raises(openai.InternalServerError) as caught:
