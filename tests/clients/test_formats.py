@@ -3,17 +3,23 @@ from typing import Literal
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from asks import chat, joined, of_choice
 
 
-class Day(BaseModel):
+class Closed(BaseModel):
+    """Without other keys, as OpenAI's strict schemas are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Day(Closed):
     weather: Literal["sun", "rain"]
     warm: bool
 
 
-class Trip(BaseModel):
+class Trip(Closed):
     city: Literal["Paris", "Oslo", "Wien"]
     by: Literal["train", "bus"] | None
     first: Day

@@ -47,7 +47,7 @@ def test_cuts_that_leave_one_token_are_greedy(client, settings):
 
 
 def test_the_models_own_end_waits_for_min_tokens(client):
-    question = "What is the capital of France?"
+    question = "Answer with the one word yes."
     short = client.chat.completions.create(**chat(question, max_tokens=200))
     assert short.choices[0].finish_reason == "stop"
     more = short.usage.completion_tokens + 8
