@@ -58,6 +58,9 @@ async fn mistralrs_refuses_by_name_what_it_has_no_means_for() {
     let server = server().await;
     for (param, value) in [
         ("seed", json!(1)),
+        ("n", json!(2)),
+        ("response_format", json!({"type": "json_object"})),
+        ("frequency_penalty", json!(0.5)),
         ("logprobs", json!(true)),
         ("ignore_eos", json!(true)),
     ] {

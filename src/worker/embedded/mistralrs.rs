@@ -2,7 +2,8 @@
 //!
 //! On a CPU it batches sequences of one length alone, and mixes the text of others up: so a request waits
 //! for the one before it. Stop strings, whole characters, counting and cancelling are ours, as for every
-//! engine; what it has no means for (a seed, log-probabilities, a bare text) is refused by name.
+//! engine; what it has no means for (a seed, log-probabilities, formats, tools, penalties, a bare text) is
+//! refused by name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use super::{Status, Thread};
 use crate::telemetry::WorkerMetrics;
 use crate::types;
 use crate::types::{
-    Delta, Event, Events, Failure, Finish, Generate, Message, Progress, Prompt, Role, Usage,
+    Delta, Event, Events, Failure, Finish, Format, Generate, Message, Progress, Prompt, Role,
+    Sampling, ToolChoice, Usage,
 };
 use crate::worker::{Health, Worker};
 
@@ -215,17 +217,49 @@ fn supported(request: &Generate) -> Result<&[Message], Failure> {
         param: Some(std::borrow::Cow::Borrowed(param)),
         message: format!("{param} is not supported by this model's engine"),
     };
-    if request.sampling.seed.is_some() {
-        return Err(refuse("seed"));
-    }
-    if request.top_logprobs.is_some() {
-        return Err(refuse("logprobs"));
-    }
-    if request.ignore_eos {
-        return Err(refuse("ignore_eos"));
+    // What it can do of sampling, with the rest as if nobody had asked for it.
+    let plain = Sampling {
+        temperature: request.sampling.temperature,
+        top_p: request.sampling.top_p,
+        ..Sampling::default()
+    };
+    let asked = &request.sampling;
+    let same = |a: f32, b: f32| a.to_bits() == b.to_bits();
+    for (param, neutral) in [
+        ("n", request.choices == 1),
+        ("response_format", request.format == Format::Text),
+        ("logprobs", request.top_logprobs.is_none()),
+        ("min_tokens", request.min_tokens == 0),
+        ("ignore_eos", !request.ignore_eos),
+        ("seed", asked.seed.is_none()),
+        ("logit_bias", asked.logit_bias.is_empty()),
+        ("top_k", asked.top_k == plain.top_k),
+        ("min_p", same(asked.min_p, plain.min_p)),
+        (
+            "frequency_penalty",
+            same(asked.frequency_penalty, plain.frequency_penalty),
+        ),
+        (
+            "presence_penalty",
+            same(asked.presence_penalty, plain.presence_penalty),
+        ),
+        (
+            "repetition_penalty",
+            same(asked.repetition_penalty, plain.repetition_penalty),
+        ),
+        // A setting that this list doesn't know yet.
+        ("temperature", *asked == plain),
+    ] {
+        if !neutral {
+            return Err(refuse(param));
+        }
     }
     match request.prompts.as_slice() {
-        [Prompt::Chat(chat)] if chat.tools.functions.is_empty() => Ok(&chat.messages),
+        [Prompt::Chat(chat)]
+            if chat.tools.functions.is_empty() || chat.tools.choice == ToolChoice::None =>
+        {
+            Ok(&chat.messages)
+        }
         [Prompt::Chat(_)] => Err(refuse("tools")),
         _ => Err(refuse("prompt")),
     }
