@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
-use crate::cli::model::{layouts_dir, weights_of};
+use crate::cli::model::{layouts_dir, trials_dir, weights_of};
 use crate::config::{Config, EngineKind, WorkerConfig};
 use crate::gateway::Gateway;
 use crate::metering::{self, Metering};
@@ -23,7 +23,7 @@ use crate::store::{ServeLock, Sqlite};
 use crate::telemetry::Metrics;
 use crate::tenancy::{Tenancy, ensure_project};
 use crate::types::{Caller, Ledger, TenantStore};
-use crate::worker::{Bert, BertOptions, Llama, LlamaOptions, Worker};
+use crate::worker::{self, BertOptions, LlamaOptions, Worker};
 
 /// The project that the bootstrap key pays from, and the key's public name.
 const BOOTSTRAP_PROJECT: &str = "local";
@@ -172,60 +172,56 @@ fn scheduler(config: &Config, metrics: &Metrics) -> Result<Scheduler> {
 }
 
 fn start(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
-    let weights = weights(worker)?;
+    let options = options(worker)?;
     let metrics = metrics.worker(&worker.name);
+    Ok(if worker.isolate {
+        options.start_isolated(metrics)?
+    } else {
+        options.start(metrics)?
+    })
+}
+
+fn options(worker: &WorkerConfig) -> Result<worker::Options> {
+    let weights = weights(worker)?;
     let name = worker.name.clone();
     Ok(match worker.engine {
-        EngineKind::Llama => {
-            let options = LlamaOptions {
-                name,
-                weights,
-                slots: worker.slots,
-                context_tokens: worker.context_tokens,
-                step_tokens: worker.step_tokens,
-                cells: worker.kv_type,
-                prefix_cache_mib: worker.prefix_cache_mib,
-                adapters: worker.adapters,
-                adapter_slots: worker.adapter_slots,
-                layout: worker.layout,
-                layouts: layouts_dir()?,
-                tool_format: worker.tool_format,
-                threads: worker.threads,
-            };
-            Arc::new(Llama::start(options, metrics)?)
-        }
-        EngineKind::Bert => {
-            let options = BertOptions {
-                name,
-                weights,
-                slots: worker.slots,
-            };
-            Arc::new(Bert::start(options, metrics)?)
-        }
-        EngineKind::Mistralrs => start_mistralrs(worker, weights, metrics)?,
+        EngineKind::Llama => worker::Options::Llama(LlamaOptions {
+            name,
+            weights,
+            slots: worker.slots,
+            context_tokens: worker.context_tokens,
+            step_tokens: worker.step_tokens,
+            cells: worker.kv_type,
+            prefix_cache_mib: worker.prefix_cache_mib,
+            adapters: worker.adapters,
+            adapter_slots: worker.adapter_slots,
+            layout: worker.layout,
+            layouts: layouts_dir()?,
+            trials: (!worker.isolate).then(trials_dir).transpose()?,
+            tool_format: worker.tool_format,
+            threads: worker.threads,
+        }),
+        EngineKind::Bert => worker::Options::Bert(BertOptions {
+            name,
+            weights,
+            slots: worker.slots,
+        }),
+        EngineKind::Mistralrs => mistralrs(worker, weights)?,
     })
 }
 
 #[cfg(feature = "mistralrs")]
-fn start_mistralrs(
-    worker: &WorkerConfig,
-    weights: PathBuf,
-    metrics: crate::telemetry::WorkerMetrics,
-) -> Result<Arc<dyn Worker>> {
-    let options = crate::worker::MistralOptions {
+#[expect(clippy::unnecessary_wraps, reason = "without the feature it fails")]
+fn mistralrs(worker: &WorkerConfig, weights: PathBuf) -> Result<worker::Options> {
+    Ok(worker::Options::Mistral(worker::MistralOptions {
         name: worker.name.clone(),
         weights,
         context_tokens: worker.context_tokens,
-    };
-    Ok(Arc::new(crate::worker::Mistral::start(options, metrics)?))
+    }))
 }
 
 #[cfg(not(feature = "mistralrs"))]
-fn start_mistralrs(
-    worker: &WorkerConfig,
-    _: PathBuf,
-    _: crate::telemetry::WorkerMetrics,
-) -> Result<Arc<dyn Worker>> {
+fn mistralrs(worker: &WorkerConfig, _: PathBuf) -> Result<worker::Options> {
     anyhow::bail!(
         "worker {}: built without the feature `mistralrs`",
         worker.name

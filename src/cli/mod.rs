@@ -16,6 +16,7 @@ use crate::app;
 use crate::config::{Config, ConfigError};
 use crate::store::Sqlite;
 use crate::telemetry::init_logs;
+use crate::worker;
 
 /// A config that can't be served (EX_USAGE of sysexits.h).
 const BAD_CONFIG: u8 = 64;
@@ -41,6 +42,9 @@ enum Command {
     Serve,
     /// Say whether the config can be served
     Check,
+    /// Be the process of an isolated worker; `serve` starts it
+    #[command(hide = true)]
+    Worker,
     /// Projects: the tenants
     #[command(subcommand)]
     Project(project::ProjectCommand),
@@ -87,6 +91,7 @@ fn run(arguments: Arguments) -> Result<()> {
             eprintln!("forebay: the config is good");
             Ok(())
         }
+        Command::Worker => block_on(async { Ok(worker::run_child().await?) }),
         Command::Project(command) => {
             with_store(path, async |store| project::run(command, store).await)
         }

@@ -31,6 +31,10 @@ pub struct WorkerConfig {
     /// How the weights are kept: `auto`, `as-is` or `q8_0`. For llama alone.
     #[serde(default)]
     pub layout: Layout,
+    /// The engine runs in a process of its own, which is started again when it dies: what crashes it, or takes
+    /// the memory, costs this worker's requests and nothing else.
+    #[serde(default)]
+    pub isolate: bool,
     /// How the cells of the KV cache are kept: `f16` or `q8_0`. For llama alone.
     #[serde(default)]
     pub kv_type: CellType,

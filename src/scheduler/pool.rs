@@ -78,7 +78,10 @@ impl Pool {
         let permit = self.wait(need.class, places).await;
         let queued = start.elapsed();
         self.metrics.wait_seconds.observe(queued.as_secs_f64());
-        let member = self.freest().ok_or(Error::NoWorker)?;
+        let Some(member) = self.freest() else {
+            // The last of them went while the request waited.
+            return Err(self.assert_ready().err().unwrap_or(Error::NoWorker));
+        };
         Ok(Slot {
             worker: Arc::clone(&member.worker),
             queued,

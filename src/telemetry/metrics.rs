@@ -11,6 +11,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Charge, Endpoint, State};
 
 /// From a millisecond to two minutes: what people and batch jobs wait.
@@ -56,6 +58,7 @@ struct Engines {
     steps: IntCounterVec,
     tokens: IntCounterVec,
     ready: IntGaugeVec,
+    restarts: IntCounterVec,
     kv_cells: IntGaugeVec,
     kv_cells_limit: IntGaugeVec,
     adapters: IntGaugeVec,
@@ -127,6 +130,61 @@ pub struct WorkerMetrics {
     pub prefix_found: IntCounter,
     /// Bytes of kept states.
     pub prefix_bytes: IntGauge,
+    /// Times that a process of its own was started again.
+    pub restarts: IntCounter,
+}
+
+/// What a worker's engine stands at, to be told to another process. How the worker is, is told on its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerReading {
+    gauges: [i64; 6],
+    counters: [u64; 6],
+}
+
+impl WorkerMetrics {
+    fn gauges(&self) -> [&IntGauge; 6] {
+        [
+            &self.running,
+            &self.waiting,
+            &self.kv_cells,
+            &self.kv_cells_limit,
+            &self.adapters,
+            &self.prefix_bytes,
+        ]
+    }
+
+    fn counters(&self) -> [&IntCounter; 6] {
+        [
+            &self.steps,
+            &self.prefill_tokens,
+            &self.decode_tokens,
+            &self.preemptions,
+            &self.prefix_asked,
+            &self.prefix_found,
+        ]
+    }
+
+    /// What they stand at.
+    #[must_use]
+    pub fn read(&self) -> WorkerReading {
+        WorkerReading {
+            gauges: self.gauges().map(IntGauge::get),
+            counters: self.counters().map(IntCounter::get),
+        }
+    }
+
+    /// Takes over what another process's stand at. Counters grow by what came since `last`, which becomes
+    /// `now`: they never fall, though a new process starts at zero.
+    pub fn follow(&self, last: &mut WorkerReading, now: WorkerReading) {
+        for (gauge, value) in self.gauges().into_iter().zip(now.gauges) {
+            gauge.set(value);
+        }
+        let rises = last.counters.iter().zip(now.counters);
+        for (counter, (before, after)) in self.counters().into_iter().zip(rises) {
+            counter.inc_by(after.saturating_sub(*before));
+        }
+        *last = now;
+    }
 }
 
 impl Metrics {
@@ -178,6 +236,7 @@ impl Metrics {
             prefill_tokens: self.engines.tokens.with_label_values(&[worker, "prefill"]),
             decode_tokens: self.engines.tokens.with_label_values(&[worker, "decode"]),
             ready: self.engines.ready.with_label_values(&[worker]),
+            restarts: self.engines.restarts.with_label_values(&[worker]),
             kv_cells: self.engines.kv_cells.with_label_values(&[worker]),
             kv_cells_limit: self.engines.kv_cells_limit.with_label_values(&[worker]),
             adapters: self.engines.adapters.with_label_values(&[worker]),
@@ -322,6 +381,7 @@ impl Queues {
 impl Engines {
     fn new(r: &Registry) -> Result<Self, prometheus::Error> {
         let waiting = "Sequences handed to the worker and not in its batch yet.";
+        let restarts = "Times that an isolated worker's process died and was started again.";
         let tokens = "Tokens the engine computed, by phase: prefill or decode.";
         let cells = "Cells of the KV cache that hold a token.";
         let aside = "Sequences put aside for one of a higher class.";
@@ -348,6 +408,7 @@ impl Engines {
                 "1 once the worker's model can be asked.",
                 &["worker"],
             )?,
+            restarts: counters(r, "worker_restarts_total", restarts, &["worker"])?,
             kv_cells: gauges(r, "kv_cells", cells, &["worker"])?,
             kv_cells_limit: gauges(
                 r,
@@ -467,4 +528,25 @@ fn histograms(
 ) -> Result<HistogramVec, prometheus::Error> {
     let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
     register(r, HistogramVec::new(options, labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_process_that_starts_anew_go_on_and_gauges_start_anew() {
+        let metrics = Metrics::new().unwrap().worker("w");
+        let reading = |running, steps| WorkerReading {
+            gauges: [running, 0, 0, 0, 0, 0],
+            counters: [steps, 0, 0, 0, 0, 0],
+        };
+        let mut last = WorkerReading::default();
+        metrics.follow(&mut last, reading(3, 10));
+        metrics.follow(&mut last, reading(2, 15));
+        metrics.follow(&mut last, WorkerReading::default());
+        assert_eq!((metrics.running.get(), metrics.steps.get()), (0, 15));
+        metrics.follow(&mut last, reading(1, 4));
+        assert_eq!((metrics.running.get(), metrics.steps.get()), (1, 19));
+    }
 }

@@ -6,4 +6,4 @@ mod logs;
 mod metrics;
 
 pub use logs::init_logs;
-pub use metrics::{Metrics, PoolMetrics, WorkerMetrics};
+pub use metrics::{Metrics, PoolMetrics, WorkerMetrics, WorkerReading};

@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// How far one attempt has come, shared by the worker that counts and the meter that bills.
 ///
 /// The meter may close it at any moment (the client went): what was counted until then is billed, and
@@ -12,7 +14,7 @@ pub struct Progress {
 }
 
 /// A reading of [`Progress`], in tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// The prompt, once the worker has taken it on; 0 before.
     pub prompt_tokens: u32,
@@ -45,6 +47,12 @@ impl Progress {
     /// The worker has generated one more token. False when closed: the token is nobody's.
     pub fn advance(&self) -> bool {
         self.add(1)
+    }
+
+    /// So many at once, where a count is brought over from another one. Together they are no more than a `u32`
+    /// holds.
+    pub fn advance_by(&self, tokens: u32) -> bool {
+        self.add(tokens.into())
     }
 
     fn add(&self, amount: u64) -> bool {

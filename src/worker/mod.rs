@@ -1,19 +1,24 @@
 //! What runs models. Only the scheduler asks a worker for anything.
 
 mod embedded;
+mod isolated;
+mod options;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 pub use embedded::{Bert, BertOptions, Llama, LlamaOptions};
 #[cfg(feature = "mistralrs")]
 pub use embedded::{Mistral, MistralOptions};
+pub use isolated::{Error as ChildError, Isolated, run_child};
+pub use options::Options;
 
 use crate::types::{Embed, Embedded, Events, Failure, Job, Progress};
 
 /// Whether a worker can be asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Health {
     /// It reads its weights.
     Loading,

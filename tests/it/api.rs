@@ -82,7 +82,7 @@ async fn an_error_names_the_field_to_the_index() {
         (
             "messages",
             json!([{"role": "tool", "content": "x"}]),
-            "messages[0].role",
+            "messages[0].tool_call_id",
         ),
         (
             "messages",

@@ -121,9 +121,9 @@ async fn a_schema_that_can_not_be_kept_is_refused_by_its_place() {
             json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
         let body = chat(json!({"ask": "x", "response_format": format}));
         let error = server.refused("/v1/chat/completions", &body, 400).await;
-        assert_eq!(error["error"]["param"], "response_format", "{error}");
+        assert_eq!(error["param"], "response_format", "{error}");
         assert!(
-            error["error"]["message"].as_str().unwrap().contains(place),
+            error["message"].as_str().unwrap().contains(place),
             "{error}"
         );
     }

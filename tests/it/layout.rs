@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{EMBEDDINGS, Server, chat, quickstart_with};
 
 /// A models folder with nothing beside it but what the server makes there.
-fn models(folder: &Path) -> PathBuf {
+pub(crate) fn models(folder: &Path) -> PathBuf {
     let home = std::env::var_os("HOME").unwrap();
     let real = Path::new(&home).join(".cache/forebay/models");
     assert!(
@@ -117,7 +117,7 @@ async fn a_file_that_can_not_be_loaded_gives_one_line_and_leaves_the_rest_servin
 }
 
 /// What `/ready` says once nothing is loading any more.
-async fn wait_until_failed(server: &Server) -> String {
+pub(crate) async fn wait_until_failed(server: &Server) -> String {
     for _ in 0..600 {
         let answer = server
             .client

@@ -12,6 +12,7 @@ mod config;
 mod formats;
 mod embeddings;
 mod hang_up;
+mod isolate;
 mod isolation;
 mod layout;
 mod ledger;

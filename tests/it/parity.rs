@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Joined, Server, chat};
+use crate::harness::{Joined, Server, chat, quickstart_with};
 
 fn prompts() -> Vec<Value> {
     let mut prompts: Vec<_> = [
@@ -42,7 +42,9 @@ fn prompts() -> Vec<Value> {
 
 #[tokio::test]
 async fn a_stream_gives_what_the_whole_answer_gives() {
-    let server = Server::start().await;
+    // The second of two equal prompts would be a cached one, and its usage would say so.
+    let config = quickstart_with("slots = 32", "slots = 32\nprefix_cache_mib = 0");
+    let server = Server::start_on(config, &[]).await;
     let prompts = prompts();
     assert_eq!(prompts.len(), 20);
     for prompt in prompts {

@@ -80,6 +80,14 @@ pub fn layouts_dir() -> Result<PathBuf> {
     Ok(models_dir()?.with_file_name("layouts"))
 }
 
+/// The folder of marks of the weights that were tried, beside the models folder. It need not exist yet.
+///
+/// # Errors
+/// As [`models_dir`].
+pub fn trials_dir() -> Result<PathBuf> {
+    Ok(models_dir()?.with_file_name("trials"))
+}
+
 fn models_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
     let set = |name| {
         variable(name)

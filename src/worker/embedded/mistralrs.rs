@@ -13,6 +13,7 @@ use mistralrs::{
     GgufModelBuilder, Model, RequestBuilder, Response, SamplingParams, TextMessageRole,
     TextMessages,
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -26,12 +27,14 @@ use crate::types::{
 use crate::worker::{Health, Worker};
 
 const EVENTS: usize = 64;
+/// Requests that run at once.
+pub(in crate::worker) const CAPACITY: usize = 1;
 const BYTES_PER_TOKEN: usize = 1024;
 /// Requests that may wait in the worker itself: the scheduler gives it one at a time.
 const BOUND: usize = 8;
 
 /// What a mistral.rs worker is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MistralOptions {
     /// Its name.
     pub name: String,
@@ -294,7 +297,7 @@ impl Worker for Mistral {
     }
 
     fn capacity(&self) -> usize {
-        1
+        CAPACITY
     }
 
     fn health(&self) -> Health {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{Status, Thread};
@@ -23,7 +24,7 @@ use queue::{Job, Queue};
 use tokens::Tokens;
 
 /// What an embedding worker is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BertOptions {
     /// Its name.
     pub name: String,

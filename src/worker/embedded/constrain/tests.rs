@@ -412,6 +412,19 @@ fn a_long_chain_of_references_is_no_danger_to_the_stack() {
 }
 
 #[test]
+fn as_many_optional_properties_as_are_taken_can_be_written() {
+    let schema = |count: usize| {
+        let one = |index: usize| (format!("p{index}"), json!({"type": "string"}));
+        json!({"type": "object", "properties": (0..count).map(one).collect::<serde_json::Map<_, _>>()})
+    };
+    let made = grammars().compile(&Grammar::JsonSchema(schema(400)), "response_format");
+    let mut constraint = made.unwrap();
+    take(&mut constraint, "{\"p399\": \"\"");
+    assert!(allowed(&mut constraint).contains(&u32::from(b'}')));
+    assert!(refusal(&schema(401)).contains("followed: /properties can have at most 400"));
+}
+
+#[test]
 fn json_object_is_any_object_and_nothing_else() {
     let grammars = grammars();
     let constraint = grammars

@@ -10,6 +10,9 @@ const TYPES: [&str; 6] = ["null", "boolean", "number", "string", "array", "objec
 const LENGTH: u64 = 10_000;
 /// Items that an array, properties that an object can be told to have.
 const ITEMS: u64 = 10_000;
+/// Properties of an object that may be left out: all that could come next are looked at in each step, which the
+/// automaton bounds; it fails at some 500.
+const OPTIONAL: usize = 400;
 /// With more, "at least one of them" takes too large a grammar.
 const ONE_OF_PROPERTIES: usize = 64;
 /// Integers stay within what every JSON reader has exactly (RFC 7493); it also ends runs of digits.
@@ -234,6 +237,14 @@ impl<'a> Walk<'a> {
             }
         }
         let required = required(map, place)?;
+        let names = made.get("properties").and_then(Value::as_object);
+        let listed = |names: &Map<String, Value>| {
+            names.keys().filter(|name| !required.contains(name)).count()
+        };
+        if names.map_or(0, listed) > OPTIONAL {
+            let reason = format!("can have at most {OPTIONAL} that aren't required");
+            return fault(&below(place, "properties"), reason);
+        }
         copy_size(map, "maxProperties", ITEMS, place, &mut made)?;
         copy_size(map, "minProperties", ITEMS, place, &mut made)?;
         least(&mut made, required.len(), place)?;

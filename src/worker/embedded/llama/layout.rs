@@ -112,7 +112,7 @@ fn measure(weights: &Path, cache: &Cache, threads: usize) -> Result<f64, String>
     Ok(ratios[REPEATS / 2])
 }
 
-fn load(path: &Path) -> Result<LlamaModel, String> {
+pub(super) fn load(path: &Path) -> Result<LlamaModel, String> {
     LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default())
         .map_err(|error| format!("{}: llama.cpp can't load it: {error}", path.display()))
 }
@@ -179,7 +179,7 @@ fn relay(weights: &Path, copy: &Path, threads: usize) -> Result<(), String> {
 }
 
 /// A file that is there is whole: it gets its name last.
-fn write_whole(
+pub(super) fn write_whole(
     path: &Path,
     write: impl FnOnce(&Path) -> std::io::Result<()>,
 ) -> Result<(), String> {
@@ -221,21 +221,24 @@ fn quantize(weights: &Path, into: &Path, threads: usize) -> Result<(), String> {
 
 impl Cache {
     fn of(weights: &Path, folder: &Path, threads: usize) -> Result<Self, String> {
-        let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
-        std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-        let metadata = std::fs::metadata(weights).map_err(|error| failed(weights, error))?;
-        let changed = metadata
-            .modified()
-            .map_err(|error| failed(weights, error))?;
-        let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
-        // A file of the same name that changed is another one.
-        let version = digest(&(weights, metadata.len(), changed));
+        std::fs::create_dir_all(folder)
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        let version = version(weights)?;
         let stem = weights.file_stem().unwrap_or_default().to_string_lossy();
         let copy = folder.join(format!("{stem}.{version:016x}.Q8_0.gguf"));
         let machine = digest(&(cpu(), threads));
         let choice = folder.join(format!("{stem}.{version:016x}.{machine:016x}.choice"));
         Ok(Self { copy, choice })
     }
+}
+
+/// Tells a file from others. One of the same name that changed is another one.
+pub(super) fn version(weights: &Path) -> Result<u64, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", weights.display());
+    let metadata = std::fs::metadata(weights).map_err(failed)?;
+    let changed = metadata.modified().map_err(failed)?;
+    let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(digest(&(weights, metadata.len(), changed)))
 }
 
 fn digest(value: &impl Hash) -> u64 {

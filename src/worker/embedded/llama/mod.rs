@@ -12,6 +12,7 @@ mod model;
 mod pace;
 mod prefix;
 mod sequence;
+mod trial;
 mod window;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
 use llama_cpp_2::context::params::KvCacheType;
+use serde::{Deserialize, Serialize};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::constrain::{Constraint, Grammar};
@@ -38,11 +40,12 @@ use bank::BankSettings;
 use engine::{Engine, Settings};
 use model::Model;
 use sequence::Request;
+pub(in crate::worker) use trial::try_load;
 
 const MIB: usize = 1 << 20;
 
 /// What a llama worker is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LlamaOptions {
     /// Its name.
     pub name: String,
@@ -66,6 +69,9 @@ pub struct LlamaOptions {
     pub layout: Layout,
     /// Where re-laid copies are kept.
     pub layouts: PathBuf,
+    /// Where it is kept which files were tried in a process of their own before they are loaded into this one.
+    /// None where they need not be: this process may die of them.
+    pub trials: Option<PathBuf>,
     /// How the model spells calls of functions; its chat template tells where this is `None`.
     pub tool_format: Option<ToolFormat>,
     /// Threads that compute.
@@ -113,6 +119,10 @@ fn load_and_run(
     status: &Status<Model>,
 ) -> Result<(), String> {
     let threads = threads(options.threads);
+    trial::check_memory(&options.weights)?;
+    if let Some(trials) = &options.trials {
+        trial::try_once(&options.weights, trials)?;
+    }
     let weights = layout::choose(&options.weights, options.layout, &options.layouts, threads)?;
     let model = Arc::new(Model::load(
         &weights,

@@ -19,7 +19,7 @@ const PROMPTS: usize = 16;
 
 /// `FOREBAY_ROUNDS` makes it longer: `make test-long` asks for 200.
 fn rounds() -> usize {
-    std::env::var("FOREBAY_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
+    std::env::var("FOREBAY_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
 }
 
 /// Prompts longer than a window of attention, among the others: always where the model has one, and in the long
@@ -42,6 +42,14 @@ struct Answered {
     read: Read,
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "requests that come at random moments"
+)]
+fn wait(random: &mut StdRng) {
+    std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..30)));
+}
+
 /// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts.
 fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
     let mut answers = Vec::new();
@@ -50,12 +58,15 @@ fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
         let mut reading = Vec::new();
         for _ in 0..PROMPTS {
             let canary = canary(random);
-            let lines = if random.random_bool(share) {
-                random.random_range(90..200)
+            let sentences = if random.random_bool(share) {
+                90..200
+            } else if random.random_bool(0.1) {
+                0..40
             } else {
-                random.random_range(0..12)
+                0..6
             };
-            let padding = "Read all of this with care. ".repeat(lines);
+            let sentences = random.random_range(sentences);
+            let padding = "Read all of this with care. ".repeat(sentences);
             let text = format!("{padding}The word is {canary}. Say {canary} again and again.");
             let max_tokens = random.random_range(4..20);
             let class = *[
@@ -75,7 +86,7 @@ fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
                 usize::MAX
             };
             reading.push((canary, asked, at_most));
-            std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..30)));
+            wait(random);
         }
         for (canary, mut asked, at_most) in reading {
             // What a planted fault breaks is no answer.
@@ -180,7 +191,7 @@ fn answers_are_what_they_are_alone() {
 fn a_planted_fault_is_found() {
     for fault in [Fault::NeighboursLogits, Fault::OthersState] {
         let mut random = StdRng::seed_from_u64(2);
-        let answers = with_engine(busy(Some(fault)), |handle| run(handle, 3, &mut random));
+        let answers = with_engine(busy(Some(fault)), |handle| run(handle, 1, &mut random));
         let faults = with_engine(busy(None), |handle| judge(handle, &answers));
         assert!(!faults.is_empty(), "{fault:?} was not found");
     }
