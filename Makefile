@@ -47,6 +47,10 @@ run: build setup-models ## Set up, build and serve CONFIG (config/quickstart.tom
 usage: build ## What was used on CONFIG's store, and what it costs
 	@$(BIN) usage --config $(CONFIG)
 
+# Threads that wait for one another sleep: spinning would take the cores from whoever they wait for, where
+# the machine has other things to do.
+test test-rust test-clients test-lm-eval test-mistralrs test-long: export OMP_WAIT_POLICY := passive
+
 .PHONY: test
 test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
 

@@ -57,7 +57,8 @@ impl Router {
                 served.plan.adapter = model.adapter().map(Arc::new);
                 if let Some(adapter) = &served.plan.adapter {
                     let stem = adapter.path.file_stem().unwrap_or_default();
-                    let revision = format!("{}+{}", worker.model, stem.to_string_lossy());
+                    let scale = adapter.scale;
+                    let revision = format!("{}+{}*{scale}", worker.model, stem.to_string_lossy());
                     served.plan.revision = revision.into();
                 }
                 models.insert(model.name.clone(), served);

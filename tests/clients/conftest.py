@@ -2,7 +2,7 @@ import httpx
 import openai
 import pytest
 
-from server import KEY, Server
+from server import CONFIG, KEY, Server
 
 # The SDK reads these: they must not lead a test to another server.
 AMBIENT = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
@@ -16,9 +16,9 @@ def no_ambient_settings():
         yield
 
 
-def running(folder):
+def running(folder, config=CONFIG):
     try:
-        server = Server(folder)
+        server = Server(folder, config)
     except RuntimeError as error:
         # One clear message, not the traceback of a fixture; and a failure, never a skip.
         pytest.fail(str(error), pytrace=False)

@@ -34,8 +34,9 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, config: Path = CONFIG):
         self.binary = binary()
+        self.config = config
         port, metrics_port = free_ports(2)
         self.url = f"http://127.0.0.1:{port}"
         self.metrics_url = f"http://127.0.0.1:{metrics_port}"
@@ -48,7 +49,7 @@ class Server:
         self.log = folder / "forebay.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [self.binary, "serve", "--config", CONFIG],
+                [self.binary, "serve", "--config", self.config],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -91,7 +92,7 @@ class Server:
     def cli(self, *arguments: str) -> str:
         """What `forebay ARGUMENTS` prints on stdout, on this server's store."""
         done = subprocess.run(
-            [self.binary, *arguments, "--config", CONFIG],
+            [self.binary, *arguments, "--config", self.config],
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,

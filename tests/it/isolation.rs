@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Server;
+use crate::harness::{Server, quickstart_with};
 
 /// How far rounding moves a log-probability, in nats: on the mean over an answer, and at one token of it. The
 /// test prints what it saw.
@@ -20,6 +20,12 @@ const WORDS: [&str; 32] = [
     "ember", "falcon", "ginger", "hammer", "island", "jasmine", "kettle", "lemon", "magnet",
     "nectar", "olive", "pebble", "quartz", "ribbon",
 ];
+
+/// Without a prefix cache: every run computes its whole prompt.
+async fn cold() -> Server {
+    let config = quickstart_with("slots = 32", "slots = 32\nprefix_cache_mib = 0");
+    Server::start_on(config, &[]).await
+}
 
 fn request(index: usize) -> Value {
     let word = WORDS[index];
@@ -87,7 +93,7 @@ fn is_noise(moved: Moved) -> bool {
 
 #[tokio::test]
 async fn thirty_two_at_once_each_give_what_they_give_alone() {
-    let server = Server::start().await;
+    let server = cold().await;
     let together =
         futures_util::future::join_all((0..WORDS.len()).map(|index| server.chat(request(index))))
             .await;
@@ -120,7 +126,7 @@ async fn thirty_two_at_once_each_give_what_they_give_alone() {
 /// The judge must be able to convict: what another prompt of the same form gives is no noise.
 #[tokio::test]
 async fn an_answer_to_another_prompt_is_told_from_noise() {
-    let server = Server::start().await;
+    let server = cold().await;
     for (one, other) in [(0, 7), (1, 8), (2, 9)] {
         // The same length of prompt and the same question: only the word is another's.
         let (one, other) = (

@@ -1,8 +1,10 @@
 //! LoRA adapters (arXiv 2106.09685) over a model whose weights stay as they are.
 
 use std::mem::ManuallyDrop;
+use std::path::Path;
 use std::sync::Arc;
 
+use llama_cpp_2::gguf::GgufContext;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 
 use super::bank::{Bank, BankSettings};
@@ -22,6 +24,7 @@ pub(super) fn load<'a>(
     settings: BankSettings,
 ) -> Result<Bank<'a>, String> {
     check_file(&adapter.path)?;
+    check_kinds(&adapter.path)?;
     let loaded = alias(&model.weights)
         .lora_adapter_init(&adapter.path)
         .map_err(|error| format!("{}: {error}", adapter.path.display()))?;
@@ -29,6 +32,29 @@ pub(super) fn load<'a>(
     bank.adapt(adapter, Loaded(loaded))?;
     tracing::info!(adapter = %adapter.path.display(), scale = adapter.scale, "adapter loaded");
     Ok(bank)
+}
+
+/// llama.cpp reads these keys without a look at what kind their values are, and aborts on another.
+fn check_kinds(path: &Path) -> Result<(), String> {
+    let failed = |what: &str| format!("{}: {what}", path.display());
+    let file = GgufContext::from_file(path).ok_or_else(|| failed("it can't be read as GGUF"))?;
+    let text = llama_cpp_sys_2::GGUF_TYPE_STRING;
+    let number = llama_cpp_sys_2::GGUF_TYPE_FLOAT32;
+    for (key, kind) in [
+        ("general.type", text),
+        ("general.architecture", text),
+        ("adapter.type", text),
+        ("adapter.lora.alpha", number),
+    ] {
+        let index = file.find_key(key);
+        if index < 0 {
+            return Err(failed(&format!("it is no LoRA adapter: it has no {key}")));
+        }
+        if file.kv_type(index) != kind {
+            return Err(failed(&format!("its {key} is of another kind")));
+        }
+    }
+    Ok(())
 }
 
 /// llama-cpp-2 wants the model for itself to load an adapter, though llama.cpp only adds it to the model's

@@ -37,6 +37,8 @@ pub(super) struct Engine<'a> {
     /// The first is of the model as it is, each other of one adapter.
     banks: Vec<Bank<'a>>,
     waiting: VecDeque<Waiting>,
+    /// A request waits until some adapter is idle.
+    adapter_waits: bool,
     /// Made way in this very step.
     aside: Vec<Waiting>,
     prefixes: PrefixCache,
@@ -92,6 +94,7 @@ impl<'a> Engine<'a> {
             model,
             banks: vec![base],
             waiting: VecDeque::new(),
+            adapter_waits: false,
             aside: Vec::new(),
             prefixes: PrefixCache::new(settings.prefix_cache_bytes, model.cuttable_tokens()),
             pace: Pace::new(settings.bank.step_tokens),
@@ -162,6 +165,7 @@ impl<'a> Engine<'a> {
 
     /// Lets in what there is room for: higher classes first, and within a class who came first.
     fn admit(&mut self) {
+        self.adapter_waits = false;
         for class in [Class::Interactive, Class::Standard, Class::Batch] {
             let mut at = 0;
             while at < self.waiting.len() {
@@ -198,6 +202,9 @@ impl<'a> Engine<'a> {
         tokens: usize,
         class: Class,
     ) -> Result<Option<(usize, usize)>, Failure> {
+        if adapter.is_some() && self.adapter_waits {
+            return Ok(None);
+        }
         let Some(bank) = self.bank(adapter)? else {
             return Ok(None);
         };
@@ -216,20 +223,27 @@ impl<'a> Engine<'a> {
         let Some(adapter) = adapter else {
             return Ok(None);
         };
-        if self.banks.len() > self.settings.adapters {
-            let idle = (1..self.banks.len())
+        let full = self.banks.len() > self.settings.adapters;
+        let mut idle = None;
+        if full {
+            idle = (1..self.banks.len())
                 .filter(|bank| self.banks[*bank].running() == 0)
                 .min_by_key(|bank| self.banks[*bank].idle_since);
-            let Some(idle) = idle else {
-                return Ok(None);
-            };
-            self.banks.remove(idle);
+        }
+        if full && idle.is_none() {
+            // Whoever comes later waits behind it, so that a bank runs empty.
+            self.adapter_waits = true;
+            return Ok(None);
         }
         let settings = BankSettings {
             slots: self.settings.adapter_slots,
             ..self.settings.bank
         };
         let bank = adapter::load(self.model, adapter, settings).map_err(Failure::Broken)?;
+        // Only now: one that can't be loaded costs no other its place.
+        if let Some(idle) = idle {
+            self.banks.remove(idle);
+        }
         self.banks.push(bank);
         self.metrics.adapters.set((self.banks.len() - 1) as i64);
         let cells: usize = self.banks.iter().map(Bank::cells_limit).sum();

@@ -1,8 +1,9 @@
 //! Sequences that run together don't touch each other, whatever joins, leaves or is put aside beside them.
 //!
 //! Every token of every answer is scored again by a solo run over the same tokens. Batches of other sizes sum in
-//! another order, and round activations to 8 bits in other blocks, so log-probabilities move; the bounds are
-//! three times what 3,200 answers showed. Cells or logits of another sequence move them by whole nats.
+//! another order, and round activations to 8 bits in other blocks, so log-probabilities move: by 0.47 nats at one
+//! token at most in 160 answers of Gemma 3 270M, 0.26 in 48 of SmolLM2-135M. The bounds are three times that and
+//! more. Cells or logits of another sequence move them by whole nats (12 and 27 in the planted faults below).
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -22,10 +23,16 @@ fn rounds() -> usize {
     std::env::var("FOREBAY_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
 }
 
-/// Prompts longer than a window of attention, among the others: always where the model has one, and in the long
-/// form for any.
-fn has_long_prompts() -> bool {
-    rounds() >= 50 || model().cuttable_tokens() < CONTEXT as usize
+/// How many of the prompts are longer than a window of attention: some where the model has one, a few in the
+/// long form for any.
+fn long_prompts() -> f64 {
+    if model().cuttable_tokens() < CONTEXT as usize {
+        0.125
+    } else if rounds() >= 50 {
+        0.02
+    } else {
+        0.0
+    }
 }
 
 /// A word that no other prompt has.
@@ -53,20 +60,17 @@ fn wait(random: &mut StdRng) {
 /// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts.
 fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
     let mut answers = Vec::new();
-    let share = if has_long_prompts() { 0.125 } else { 0.0 };
+    let share = long_prompts();
     for _ in 0..rounds {
         let mut reading = Vec::new();
         for _ in 0..PROMPTS {
             let canary = canary(random);
-            let sentences = if random.random_bool(share) {
-                90..200
-            } else if random.random_bool(0.1) {
-                0..40
+            let lines = if random.random_bool(share) {
+                random.random_range(90..200)
             } else {
-                0..6
+                random.random_range(0..8)
             };
-            let sentences = random.random_range(sentences);
-            let padding = "Read all of this with care. ".repeat(sentences);
+            let padding = "Read all of this with care. ".repeat(lines);
             let text = format!("{padding}The word is {canary}. Say {canary} again and again.");
             let max_tokens = random.random_range(4..20);
             let class = *[
@@ -136,7 +140,7 @@ fn distance(answered: &Answered, solo: &[f64]) -> (f64, f64) {
 /// The faults that the judge finds, a line each.
 fn judge(handle: &Handle, answers: &[Answered]) -> Vec<String> {
     let mut faults = Vec::new();
-    let (mut means, mut most) = (0.0, 0.0_f64);
+    let (mut means, mut worst_mean, mut most) = (0.0, 0.0_f64, 0.0_f64);
     for answered in answers {
         let text = &answered.read.text;
         let others = answers
@@ -154,12 +158,13 @@ fn judge(handle: &Handle, answers: &[Answered]) -> Vec<String> {
             ));
         }
         means += mean;
+        worst_mean = worst_mean.max(mean);
         most = most.max(worst);
     }
     #[expect(clippy::cast_precision_loss, reason = "a few thousand answers")]
     let mean = means / answers.len().max(1) as f64;
     eprintln!(
-        "{} answers: {mean:.4} nats off on the mean, {most:.3} at one token at most",
+        "{} answers: {mean:.4} nats off on the mean, {worst_mean:.3} on an answer's mean at most, {most:.3} at one token",
         answers.len()
     );
     faults
