@@ -17,6 +17,9 @@ const MEAN_NOISE: f64 = 0.25;
 /// At one token.
 const TOKEN_NOISE: f64 = 1.5;
 const PROMPTS: usize = 16;
+const SLOTS: usize = 5;
+/// More than a reader is given ahead: an answer of so many can't end before somebody reads it.
+const HOLDING_TOKENS: u32 = 80;
 
 /// `FOREBAY_ROUNDS` makes it longer: `make test-long` asks for 200.
 fn rounds() -> usize {
@@ -57,13 +60,24 @@ fn wait(random: &mut StdRng) {
     std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..30)));
 }
 
-/// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts.
+/// Until it has begun to answer, or has failed.
+#[expect(clippy::disallowed_methods, reason = "the engine tells by a count")]
+fn wait_for_start(asked: &Reading) {
+    while asked.progress.read().completion_tokens == 0 && !asked.progress.is_closed() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// Rounds of prompts that come at random moments, some of which leave early, over fewer slots than prompts. The
+/// first of each round hold every slot with work of the batch class: some are put aside however fast the
+/// machine is.
 fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
     let mut answers = Vec::new();
     let share = long_prompts();
     for _ in 0..rounds {
         let mut reading = Vec::new();
-        for _ in 0..PROMPTS {
+        for index in 0..PROMPTS {
+            let holds = index < SLOTS;
             let canary = canary(random);
             let lines = if random.random_bool(share) {
                 random.random_range(90..200)
@@ -72,25 +86,30 @@ fn run(handle: &Handle, rounds: usize, random: &mut StdRng) -> Vec<Answered> {
             };
             let padding = "Read all of this with care. ".repeat(lines);
             let text = format!("{padding}The word is {canary}. Say {canary} again and again.");
-            let max_tokens = random.random_range(4..20);
-            let class = *[
-                Class::Batch,
-                Class::Batch,
-                Class::Standard,
-                Class::Interactive,
-            ]
-            .choose(random)
-            .unwrap();
+            let (max_tokens, classes) = if holds {
+                (HOLDING_TOKENS, &[Class::Batch][..])
+            } else {
+                (
+                    random.random_range(4..20),
+                    &[Class::Batch, Class::Standard, Class::Interactive][..],
+                )
+            };
+            let class = *classes.choose(random).unwrap();
             let tenant = *["proj_a", "proj_b"].choose(random).unwrap();
             let asked = handle.ask_as(tenant, class, greedy(chat(&text), max_tokens));
-            let leaves = random.random_bool(0.25);
+            let leaves = !holds && random.random_bool(0.25);
             let at_most = if leaves {
                 random.random_range(1..max_tokens) as usize
             } else {
                 usize::MAX
             };
             reading.push((canary, asked, at_most));
-            wait(random);
+            if index + 1 == SLOTS {
+                let holding = reading.iter();
+                holding.for_each(|(_, asked, _)| wait_for_start(asked));
+            } else if !holds {
+                wait(random);
+            }
         }
         for (canary, mut asked, at_most) in reading {
             // What a planted fault breaks is no answer.
@@ -171,7 +190,7 @@ fn judge(handle: &Handle, answers: &[Answered]) -> Vec<String> {
 }
 
 fn busy(fault: Option<Fault>) -> Settings {
-    let mut settings = settings(5);
+    let mut settings = settings(SLOTS);
     settings.bank.fault = fault;
     settings.prefix_cache_bytes = 64 << 20;
     settings
