@@ -7,8 +7,8 @@ use llama_cpp_2::token::LlamaToken;
 use super::sequence::Common;
 use crate::types::{Adapter, ProjectId};
 
-/// A reused prefix ends at a multiple of this, so that what is computed after it has the shapes that it would
-/// have without the cache.
+/// A reused prefix ends at a multiple of this. What is computed after it is a smaller batch than the whole prompt
+/// would be, so its logits are the same up to rounding alone.
 const CHUNK: usize = 32;
 /// A state of fewer tokens is computed as fast as it is found.
 const SMALLEST: usize = 64;
