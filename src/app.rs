@@ -191,6 +191,7 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
             slots: worker.slots,
             context_tokens: worker.context_tokens,
             step_tokens: worker.step_tokens,
+            prefill_percent: worker.prefill_percent,
             cells: worker.kv_type,
             prefix_cache_mib: worker.prefix_cache_mib,
             adapters: worker.adapters,

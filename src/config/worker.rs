@@ -28,6 +28,10 @@ pub struct WorkerConfig {
     /// long prompts faster, and the others' next token later.
     #[serde(default = "default_step_tokens")]
     pub step_tokens: u32,
+    /// What reading a long prompt (512 tokens or more) may add to a step in which answers go on, in percent of what
+    /// the step takes without: more of it makes long prompts faster, and the others' next token later.
+    #[serde(default = "default_prefill_percent")]
+    pub prefill_percent: u32,
     /// How the weights are kept: `auto`, `as-is` or `q8_0`. For llama alone.
     #[serde(default)]
     pub layout: Layout,
@@ -79,6 +83,10 @@ fn default_step_tokens() -> u32 {
     128
 }
 
+fn default_prefill_percent() -> u32 {
+    200
+}
+
 fn default_prefix_cache_mib() -> u32 {
     1024
 }
@@ -108,6 +116,7 @@ impl WorkerConfig {
             ("slots", self.slots, 1..=256),
             ("context_tokens", self.context_tokens, 16..=1_048_576),
             ("step_tokens", self.step_tokens, 1..=8192),
+            ("prefill_percent", self.prefill_percent, 1..=10_000),
             ("prefix_cache_mib", self.prefix_cache_mib, 0..=1_048_576),
             ("adapters", self.adapters, 1..=64),
             ("adapter_slots", self.adapter_slots, 1..=256),

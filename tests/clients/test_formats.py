@@ -55,6 +55,16 @@ def test_a_stream_keeps_to_the_schema(client):
     assert of_choice(chunks, 0)[-1].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("more", [{"min_tokens": 60}, {"ignore_eos": True}])
+def test_an_answer_is_over_where_its_schema_is_whatever_else_is_asked(client, more):
+    short = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    asked = chat(QUESTION, max_tokens=80, response_format=schema(short, "short"), extra_body=more)
+    answer = client.chat.completions.create(**asked)
+    assert type(json.loads(answer.choices[0].message.content)["ok"]) is bool
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens < 60
+
+
 def test_an_object_is_all_that_json_object_asks_for(client):
     asked = chat('Answer with {"a": 1} and nothing else.', max_tokens=200, response_format={"type": "json_object"})
     [choice] = client.chat.completions.create(**asked).choices

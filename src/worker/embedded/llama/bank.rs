@@ -25,6 +25,9 @@ const SCORED_STEP: usize = 64;
 const WORTH_A_SPLIT: usize = 16_384;
 /// A prompt of so many tokens makes a long sequence.
 const LONG: usize = 1024;
+/// A prompt of so many tokens is read a little in each step, so that answers go on beside it. What is shorter is read
+/// as fast as a step may: cut in small parts it would hold up the answers for longer, all in all.
+const PACED: usize = 512;
 
 /// A context and the sequences in it. Each has a stream of cells of its own, so that attention walks no
 /// other's.
@@ -49,6 +52,7 @@ pub(super) struct Bank<'a> {
 pub(super) struct BankSettings {
     pub(super) slots: usize,
     pub(super) step_tokens: usize,
+    pub(super) prefill_percent: u32,
     pub(super) threads: usize,
     pub(super) cells: KvCacheType,
     #[cfg(test)]
@@ -296,12 +300,7 @@ impl<'a> Bank<'a> {
         if decodes {
             pace.decoded((decoded - start).as_secs_f64());
         }
-        let budget = if decodes {
-            pace.budget()
-        } else {
-            self.most_tokens
-        };
-        let shares = self.shares(budget);
+        let shares = self.shares(decodes.then_some(&*pace));
         let prefilled: usize = shares.iter().map(|(_, share)| share).sum();
         self.compute(&shares, model, scratch, &mut stepped)?;
         if decodes && prefilled > 0 {
@@ -330,22 +329,36 @@ impl<'a> Bank<'a> {
         (ids(short), ids(long))
     }
 
-    /// How many prompt tokens each sequence that reads may bring.
-    fn shares(&self, budget: usize) -> Vec<(usize, usize)> {
-        let mut left = budget;
+    /// How many prompt tokens each sequence that reads may bring; with a pace where answers go on beside it.
+    fn shares(&self, pace: Option<&Pace>) -> Vec<(usize, usize)> {
+        let readers = self.reading.iter().filter_map(|id| {
+            let sequence = self.slots[*id].as_ref()?;
+            sequence.common.answer.has_room().then_some((*id, sequence))
+        });
+        let (long, short): (Vec<_>, Vec<_>) =
+            readers.partition(|(_, sequence)| sequence.prompt() >= PACED);
+        let most = pace.map_or(self.most_tokens, Pace::most);
+        let paced = pace.map_or(most, |pace| pace.budget(long.len()));
+        // Neither kind keeps the other from being read.
+        let paced = paced.min(if short.is_empty() {
+            most
+        } else {
+            most.div_ceil(2)
+        });
         let mut shares = Vec::new();
-        for id in &self.reading {
-            let Some(sequence) = &self.slots[*id] else {
-                continue;
-            };
-            if left == 0 || !sequence.common.answer.has_room() {
-                continue;
+        let mut left = most;
+        for (readers, most) in [(long, paced), (short, most)] {
+            let mut here = most.min(left);
+            for (id, sequence) in readers {
+                let scored = sequence.common.scores_prompt();
+                let limit = if scored { SCORED_STEP } else { usize::MAX };
+                let share = sequence.prompt_left().min(limit).min(here);
+                here -= share;
+                left -= share;
+                if share > 0 {
+                    shares.push((id, share));
+                }
             }
-            let scored = sequence.common.scores_prompt();
-            let most = if scored { left.min(SCORED_STEP) } else { left };
-            let share = sequence.prompt_left().min(most);
-            left -= share;
-            shares.push((*id, share));
         }
         shares.sort_unstable();
         shares

@@ -97,7 +97,7 @@ impl<'a> Engine<'a> {
             adapter_waits: false,
             aside: Vec::new(),
             prefixes: PrefixCache::new(settings.prefix_cache_bytes, model.cuttable_tokens()),
-            pace: Pace::new(settings.bank.step_tokens),
+            pace: Pace::new(settings.bank.step_tokens, settings.bank.prefill_percent),
             scratch: Scratch::default(),
             queue,
             settings,
@@ -120,30 +120,32 @@ impl<'a> Engine<'a> {
     /// Takes what has come; waits only where there is nothing else to do. False once nothing more will.
     fn gather(&mut self) -> bool {
         let idle = self.running() == 0 && self.waiting.is_empty();
-        if idle {
+        let first = if idle {
             self.report();
-            match self.queue.recv() {
-                Ok(request) => self
-                    .waiting
-                    .extend(request.split().into_iter().map(Waiting::Task)),
-                Err(_) => return false,
+            self.queue.recv().map_err(RecvTimeoutError::from)
+        } else if self.banks.iter().any(Bank::can_step) {
+            self.queue.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            })
+        } else {
+            self.queue.recv_timeout(SLOW_READERS)
+        };
+        match first {
+            Ok(request) => {
+                let come: Vec<_> = std::iter::once(request)
+                    .chain(self.queue.try_iter())
+                    .collect();
+                let tasks = come.into_iter().flat_map(Request::split);
+                self.waiting.extend(tasks.map(Waiting::Task));
+                true
             }
-        } else if !self.banks.iter().any(Bank::can_step) {
-            match self.queue.recv_timeout(SLOW_READERS) {
-                Ok(request) => self
-                    .waiting
-                    .extend(request.split().into_iter().map(Waiting::Task)),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-        loop {
-            match self.queue.try_recv() {
-                Ok(request) => self
-                    .waiting
-                    .extend(request.split().into_iter().map(Waiting::Task)),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) => true,
+            Err(RecvTimeoutError::Disconnected) => {
+                if !idle && !self.banks.iter().any(Bank::can_step) {
+                    std::thread::sleep(SLOW_READERS);
+                }
+                false
             }
         }
     }

@@ -57,6 +57,8 @@ pub struct LlamaOptions {
     pub context_tokens: u32,
     /// Prompt tokens in a step while others generate.
     pub step_tokens: u32,
+    /// What reading a long prompt may add to a step, in percent of what the step takes without.
+    pub prefill_percent: u32,
     /// How the cells of the KV cache are kept.
     pub cells: CellType,
     /// MiB of host memory for states that later prompts may begin with; 0 keeps none.
@@ -133,6 +135,7 @@ fn load_and_run(
         bank: BankSettings {
             slots: options.slots as usize,
             step_tokens: options.step_tokens as usize,
+            prefill_percent: options.prefill_percent,
             threads,
             cells: match options.cells {
                 CellType::F16 => KvCacheType::F16,

@@ -153,12 +153,19 @@ impl Model {
             .map_err(|reason| Failure::Broken(reason.clone()))
     }
 
-    /// Makes it impossible that the answer ends with the next token.
+    /// Makes it impossible that the answer ends with the next token; where nothing else may follow, it does end.
     pub(super) fn forbid_ends(&self, logits: &mut [f32]) {
-        for end in &self.ends {
-            let index = usize::try_from(end.0).unwrap_or(usize::MAX);
-            if let Some(logit) = logits.get_mut(index) {
-                *logit = f32::NEG_INFINITY;
+        let ends = self.ends.iter().filter_map(|end| {
+            let index = usize::try_from(end.0).ok()?;
+            Some((index, *logits.get(index)?))
+        });
+        let ends: Vec<_> = ends.collect();
+        for (index, _) in &ends {
+            logits[*index] = f32::NEG_INFINITY;
+        }
+        if !logits.iter().any(|logit| *logit > f32::NEG_INFINITY) {
+            for (index, logit) in ends {
+                logits[index] = logit;
             }
         }
     }

@@ -184,6 +184,11 @@ impl Sequence {
         }
     }
 
+    /// Tokens of its prompt.
+    pub(super) fn prompt(&self) -> usize {
+        self.prompt
+    }
+
     /// Prompt tokens that are still to be computed.
     pub(super) fn prompt_left(&self) -> usize {
         self.prompt.saturating_sub(self.computed)
@@ -264,7 +269,9 @@ impl Sequence {
         let token = token_at(index);
         self.tokens.push(token);
         let request = &self.common.job.request;
-        if model.weights.vocab().is_eog(token) && !request.ignore_eos {
+        // A grammar ends where it ends, whatever else was asked for.
+        let goes_on = request.ignore_eos && self.constraint.is_none();
+        if model.weights.vocab().is_eog(token) && !goes_on {
             let rest = self.assembler.finish();
             // Whoever adds up a text's probability needs that of its end; a message has none.
             let ends_text = !matches!(request.prompts.first(), Some(Prompt::Chat(_)));

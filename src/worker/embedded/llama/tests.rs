@@ -46,6 +46,7 @@ fn settings(slots: usize) -> Settings {
         bank: BankSettings {
             slots,
             step_tokens: 64,
+            prefill_percent: 80,
             threads: 2,
             cells: KvCacheType::F16,
             fault: None,
