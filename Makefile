@@ -105,7 +105,7 @@ test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own too
 # because cargo calls it a success when no test has that name.
 .PHONY: test-mistralrs
 test-mistralrs: setup-models ## The second engine answers (a cold build takes about 12 minutes)
-	cargo test $(PROFILE) --features mistralrs --test it mistralrs 2>&1 | tee /dev/stderr | grep -E 'result: ok\. [1-9]' >/dev/null
+	cargo test $(PROFILE) --features mistralrs --lib --test it mistralrs 2>&1 | tee /dev/stderr | grep -cE 'result: ok\. [1-9]' | grep -qx 2
 
 ##@ Parts of set-up
 

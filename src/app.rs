@@ -192,6 +192,7 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
             context_tokens: worker.context_tokens,
             step_tokens: worker.step_tokens,
             prefill_percent: worker.prefill_percent,
+            lookup: worker.lookup,
             cells: worker.kv_type,
             prefix_cache_mib: worker.prefix_cache_mib,
             adapters: worker.adapters,
@@ -217,6 +218,7 @@ fn mistralrs(worker: &WorkerConfig, weights: PathBuf) -> Result<worker::Options>
     Ok(worker::Options::Mistral(worker::MistralOptions {
         name: worker.name.clone(),
         weights,
+        slots: worker.slots,
         context_tokens: worker.context_tokens,
     }))
 }

@@ -32,6 +32,9 @@ pub struct WorkerConfig {
     /// the step takes without: more of it makes long prompts faster, and the others' next token later.
     #[serde(default = "default_prefill_percent")]
     pub prefill_percent: u32,
+    /// Whether tokens are computed ahead where a text goes on as it did before, as long as that is faster.
+    #[serde(default = "default_lookup")]
+    pub lookup: bool,
     /// How the weights are kept: `auto`, `as-is` or `q8_0`. For llama alone.
     #[serde(default)]
     pub layout: Layout,
@@ -85,6 +88,10 @@ fn default_step_tokens() -> u32 {
 
 fn default_prefill_percent() -> u32 {
     200
+}
+
+fn default_lookup() -> bool {
+    true
 }
 
 fn default_prefix_cache_mib() -> u32 {

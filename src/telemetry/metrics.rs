@@ -64,6 +64,7 @@ struct Engines {
     adapters: IntGaugeVec,
     preemptions: IntCounterVec,
     prefix_tokens: IntCounterVec,
+    draft_tokens: IntCounterVec,
     prefix_bytes: IntGaugeVec,
 }
 
@@ -130,6 +131,10 @@ pub struct WorkerMetrics {
     pub prefix_found: IntCounter,
     /// Bytes of kept states.
     pub prefix_bytes: IntGauge,
+    /// Tokens that were computed before they were chosen.
+    pub drafted: IntCounter,
+    /// Those of them that were chosen then.
+    pub accepted: IntCounter,
     /// Times that a process of its own was started again.
     pub restarts: IntCounter,
 }
@@ -138,7 +143,7 @@ pub struct WorkerMetrics {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerReading {
     gauges: [i64; 6],
-    counters: [u64; 6],
+    counters: [u64; 8],
 }
 
 impl WorkerMetrics {
@@ -153,7 +158,7 @@ impl WorkerMetrics {
         ]
     }
 
-    fn counters(&self) -> [&IntCounter; 6] {
+    fn counters(&self) -> [&IntCounter; 8] {
         [
             &self.steps,
             &self.prefill_tokens,
@@ -161,6 +166,8 @@ impl WorkerMetrics {
             &self.preemptions,
             &self.prefix_asked,
             &self.prefix_found,
+            &self.drafted,
+            &self.accepted,
         ]
     }
 
@@ -229,6 +236,10 @@ impl Metrics {
             let tokens = &self.engines.prefix_tokens;
             tokens.with_label_values(&[worker, what])
         };
+        let draft_tokens = |what| {
+            let tokens = &self.engines.draft_tokens;
+            tokens.with_label_values(&[worker, what])
+        };
         WorkerMetrics {
             running: self.engines.running.with_label_values(&[worker]),
             waiting: self.engines.waiting.with_label_values(&[worker]),
@@ -243,6 +254,8 @@ impl Metrics {
             preemptions: self.engines.preemptions.with_label_values(&[worker]),
             prefix_asked: prefix_tokens("asked"),
             prefix_found: prefix_tokens("found"),
+            drafted: draft_tokens("drafted"),
+            accepted: draft_tokens("accepted"),
             prefix_bytes: self.engines.prefix_bytes.with_label_values(&[worker]),
         }
     }
@@ -387,6 +400,8 @@ impl Engines {
         let aside = "Sequences put aside for one of a higher class.";
         let prefix =
             "Prompt tokens asked of the prefix cache, and those found in it: the hit ratio.";
+        let draft =
+            "Tokens computed before they were chosen, and those of them that were chosen then.";
         Ok(Self {
             running: gauges(
                 r,
@@ -419,6 +434,7 @@ impl Engines {
             adapters: gauges(r, "adapters_loaded", "LoRA adapters loaded.", &["worker"])?,
             preemptions: counters(r, "preemptions_total", aside, &["worker"])?,
             prefix_tokens: counters(r, "prefix_cache_tokens_total", prefix, &["worker", "what"])?,
+            draft_tokens: counters(r, "draft_tokens_total", draft, &["worker", "what"])?,
             prefix_bytes: gauges(
                 r,
                 "prefix_cache_bytes",
@@ -539,7 +555,7 @@ mod tests {
         let metrics = Metrics::new().unwrap().worker("w");
         let reading = |running, steps| WorkerReading {
             gauges: [running, 0, 0, 0, 0, 0],
-            counters: [steps, 0, 0, 0, 0, 0],
+            counters: [steps, 0, 0, 0, 0, 0, 0, 0],
         };
         let mut last = WorkerReading::default();
         metrics.follow(&mut last, reading(3, 10));

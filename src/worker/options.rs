@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::embedded::{Bert, BertOptions, Llama, LlamaOptions};
 #[cfg(feature = "mistralrs")]
-use super::embedded::{MISTRAL_CAPACITY, Mistral, MistralOptions};
+use super::embedded::{Mistral, MistralOptions};
 use super::{Isolated, Worker};
 use crate::telemetry::WorkerMetrics;
 
@@ -40,7 +40,7 @@ impl Options {
             Self::Llama(options) => options.slots as usize,
             Self::Bert(options) => options.slots as usize,
             #[cfg(feature = "mistralrs")]
-            Self::Mistral(_) => MISTRAL_CAPACITY,
+            Self::Mistral(options) => options.capacity(),
         }
     }
 

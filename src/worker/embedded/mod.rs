@@ -19,8 +19,6 @@ pub use bert::{Bert, BertOptions};
 pub(super) use llama::try_load;
 pub use llama::{Llama, LlamaOptions};
 #[cfg(feature = "mistralrs")]
-pub(super) use mistralrs::CAPACITY as MISTRAL_CAPACITY;
-#[cfg(feature = "mistralrs")]
 pub use mistralrs::{Mistral, MistralOptions};
 
 use crate::telemetry::WorkerMetrics;

@@ -52,6 +52,14 @@ impl Answer {
         self.events.capacity() >= self.room
     }
 
+    /// Tokens that one step may bring beside the usual one.
+    pub(super) fn spare(&self) -> usize {
+        if self.open.get() > 1 {
+            return 0;
+        }
+        self.events.capacity().saturating_sub(self.room)
+    }
+
     /// Takes on a prompt. False when nobody waits for it any more.
     pub(super) fn start(&self, prompt_tokens: u32, cached_tokens: u32) -> bool {
         if !self.progress.start_cached(prompt_tokens, cached_tokens) {

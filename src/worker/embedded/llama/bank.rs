@@ -12,10 +12,11 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 
 use super::super::sampling::Scratch;
 use super::adapter::Loaded;
+use super::draft::Drafts;
 use super::model::{Model, backend};
 use super::pace::Pace;
 use super::sequence::{Logits, Next, Sequence};
-use crate::types::Adapter;
+use crate::types::{Adapter, Failure};
 
 /// Tokens of one step when nobody generates: prompts go through as fast as they can.
 const FULL_STEP: usize = 512;
@@ -42,6 +43,10 @@ pub(super) struct Bank<'a> {
     /// The ids of sequences whose prompt isn't read, in the order they came.
     reading: VecDeque<usize>,
     most_tokens: usize,
+    /// `None` where nothing is drafted.
+    drafts: Option<Drafts>,
+    /// Tokens of a sequence from which some can be taken out again.
+    cuttable: usize,
     pub(super) idle_since: Instant,
     #[cfg(test)]
     planted: Planted,
@@ -53,6 +58,7 @@ pub(super) struct BankSettings {
     pub(super) slots: usize,
     pub(super) step_tokens: usize,
     pub(super) prefill_percent: u32,
+    pub(super) lookup: bool,
     pub(super) threads: usize,
     pub(super) cells: KvCacheType,
     #[cfg(test)]
@@ -76,12 +82,28 @@ struct Planted {
     saved: std::cell::RefCell<Vec<Rc<SeqState>>>,
 }
 
+#[cfg(test)]
+impl Planted {
+    /// The part, with its neighbour's rows where that is planted.
+    fn shift(&self, part: Part) -> Part {
+        if self.fault != Some(Fault::NeighboursLogits) {
+            return part;
+        }
+        let rows = (part.rows.start - 1).max(0)..(part.rows.end - 1).max(1);
+        Part { rows, ..part }
+    }
+}
+
 /// What a step did.
 #[derive(Debug, Default)]
 pub(super) struct Stepped {
     pub(super) prefilled: usize,
     /// Tokens that were chosen.
     pub(super) sampled: usize,
+    /// Tokens that were computed before they were chosen.
+    pub(super) drafted: usize,
+    /// Those of them that were chosen then.
+    pub(super) accepted: usize,
     /// Sequences that have left, by id.
     pub(super) left: Vec<usize>,
     /// Sequences whose prompt is computed and has other choices, with the logits after it.
@@ -95,6 +117,8 @@ struct Part {
     /// Rows of the batch.
     rows: Range<i32>,
     logits: Logits,
+    /// The last so many rows are of a draft.
+    drafted: usize,
 }
 
 impl<'a> Bank<'a> {
@@ -136,6 +160,8 @@ impl<'a> Bank<'a> {
                 .collect(),
             reading: VecDeque::new(),
             most_tokens,
+            drafts: settings.lookup.then(Drafts::default),
+            cuttable: model.cuttable_tokens(),
             idle_since: Instant::now(),
             #[cfg(test)]
             planted: Planted {
@@ -290,7 +316,9 @@ impl<'a> Bank<'a> {
     ) -> Result<Stepped, String> {
         let mut stepped = Stepped::default();
         let (short, long) = self.decoding();
-        let decodes = !short.is_empty() || !long.is_empty();
+        let sequences = short.len() + long.len();
+        let decodes = sequences > 0;
+        stepped.drafted = self.draft(short.iter().chain(&long), sequences);
         let start = Instant::now();
         for group in [short, long] {
             let shares: Vec<_> = group.into_iter().map(|id| (id, 1)).collect();
@@ -298,7 +326,11 @@ impl<'a> Bank<'a> {
         }
         let decoded = Instant::now();
         if decodes {
-            pace.decoded((decoded - start).as_secs_f64());
+            let seconds = (decoded - start).as_secs_f64();
+            pace.decoded(seconds);
+            if let Some(drafts) = &mut self.drafts {
+                drafts.stepped(sequences, stepped.drafted > 0, stepped.sampled, seconds);
+            }
         }
         let shares = self.shares(decodes.then_some(&*pace));
         let prefilled: usize = shares.iter().map(|(_, share)| share).sum();
@@ -308,6 +340,21 @@ impl<'a> Bank<'a> {
         }
         stepped.prefilled = prefilled;
         Ok(stepped)
+    }
+
+    /// Lets sequences draft, where that pays. Gives the tokens of all drafts.
+    fn draft<'s>(&mut self, ids: impl Iterator<Item = &'s usize>, sequences: usize) -> usize {
+        let most = self.drafts.as_ref().map(|drafts| drafts.most(sequences));
+        let Some(most @ 1..) = most else {
+            return 0;
+        };
+        let mut drafted = 0;
+        for id in ids {
+            if let Some(sequence) = self.slots[*id].as_mut() {
+                drafted += sequence.draft(most, self.cuttable);
+            }
+        }
+        drafted
     }
 
     /// The sequences to be decoded: all together, or the longest apart, since attention walks as many cells
@@ -394,27 +441,56 @@ impl<'a> Bank<'a> {
                 continue;
             }
             self.reading.retain(|reading| *reading != part.id);
-            let row = part.rows.end - 1;
             #[cfg(test)]
-            let row = if self.planted.fault == Some(Fault::NeighboursLogits)
-                && decodes
-                && part.position % 5 == 0
-            {
-                (row - 1).max(0)
+            let part = if decodes && part.position % 5 == 0 {
+                self.planted.shift(part)
             } else {
-                row
+                part
             };
-            let logits = self.context.get_logits_ith(row);
-            if sequence.has_siblings() {
-                stepped.forks.push((part.id, logits.into()));
-                continue;
-            }
-            stepped.sampled += 1;
-            if sequence.sample(logits, model, scratch) == Next::Leaves {
-                stepped.left.push(part.id);
-            }
+            self.choose(&part, model, scratch, stepped);
         }
         Ok(())
+    }
+
+    /// Lets a sequence choose its next token, and go on as long as what it chooses was drafted.
+    fn choose(&mut self, part: &Part, model: &Model, scratch: &mut Scratch, stepped: &mut Stepped) {
+        let Some(sequence) = self.slots[part.id].as_mut() else {
+            return;
+        };
+        let drafted = i32::try_from(part.drafted).unwrap_or(0);
+        let mut row = part.rows.end - 1 - drafted;
+        let logits = self.context.get_logits_ith(row);
+        if sequence.has_siblings() {
+            stepped.forks.push((part.id, logits.into()));
+            return;
+        }
+        stepped.sampled += 1;
+        let mut next = sequence.sample(logits, model, scratch);
+        while next == Next::Stays && sequence.follows_draft() {
+            row += 1;
+            stepped.sampled += 1;
+            next = sequence.sample(self.context.get_logits_ith(row), model, scratch);
+        }
+        if part.drafted > 0 {
+            let accepted = sequence.end_draft(part.drafted);
+            stepped.accepted += accepted;
+            let held = sequence.held().len();
+            if accepted < part.drafted && !self.clear(part.id, held) {
+                self.fail(part.id, "a draft could not be taken back");
+                next = Next::Leaves;
+            }
+        }
+        if next == Next::Leaves {
+            stepped.left.push(part.id);
+        }
+    }
+
+    fn fail(&self, id: usize, reason: &str) {
+        if let Some(sequence) = &self.slots[id] {
+            tracing::error!(reason, "a sequence failed");
+            let failure = Failure::Broken(reason.to_owned());
+            sequence.common.answer.fail(failure);
+        }
     }
 
     fn fill(&mut self, shares: &[(usize, usize)]) -> Result<Vec<Part>, String> {
@@ -427,8 +503,8 @@ impl<'a> Bank<'a> {
             let lane = i32::try_from(*id).map_err(|error| error.to_string())?;
             let feed = sequence.feed(*share);
             let first = self.batch.n_tokens();
-            for (offset, token) in feed.tokens.iter().enumerate() {
-                let last = offset + 1 == feed.tokens.len();
+            for (offset, token) in feed.tokens.iter().chain(feed.draft).enumerate() {
+                let last = offset + 1 >= feed.tokens.len();
                 let wanted = match feed.logits {
                     Logits::None => false,
                     Logits::Last => last,
@@ -445,6 +521,7 @@ impl<'a> Bank<'a> {
                 position: feed.position,
                 rows: first..self.batch.n_tokens(),
                 logits: feed.logits,
+                drafted: feed.draft.len(),
             });
         }
         Ok(parts)

@@ -346,6 +346,8 @@ impl<'a> Engine<'a> {
     fn after(&mut self, bank: usize, stepped: Stepped) {
         self.metrics.prefill_tokens.inc_by(stepped.prefilled as u64);
         self.metrics.decode_tokens.inc_by(stepped.sampled as u64);
+        self.metrics.drafted.inc_by(stepped.drafted as u64);
+        self.metrics.accepted.inc_by(stepped.accepted as u64);
         for (id, logits) in stepped.forks {
             self.fork(bank, id, &logits);
         }

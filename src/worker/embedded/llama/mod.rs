@@ -6,6 +6,7 @@
 mod adapter;
 mod answer;
 mod bank;
+mod draft;
 mod engine;
 mod layout;
 mod model;
@@ -59,6 +60,8 @@ pub struct LlamaOptions {
     pub step_tokens: u32,
     /// What reading a long prompt may add to a step, in percent of what the step takes without.
     pub prefill_percent: u32,
+    /// Whether tokens are computed ahead where a text goes on as it did before, as long as that is faster.
+    pub lookup: bool,
     /// How the cells of the KV cache are kept.
     pub cells: CellType,
     /// MiB of host memory for states that later prompts may begin with; 0 keeps none.
@@ -136,6 +139,7 @@ fn load_and_run(
             slots: options.slots as usize,
             step_tokens: options.step_tokens as usize,
             prefill_percent: options.prefill_percent,
+            lookup: options.lookup,
             threads,
             cells: match options.cells {
                 CellType::F16 => KvCacheType::F16,

@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(budget(2, 0.0501, 0.001, 128), 80);
         assert_eq!(budget(1, 0.001, 0.001, 128), LEAST);
         assert_eq!(budget(1, 1.0, 0.001, 128), 128);
-        assert_eq!(budget(1, 0.001, 0.001, 4), 4);
+        assert_eq!(budget(1, 0.001, 0.001, 1), 1);
         assert_eq!(Pace::new(128, 80).budget(1), LEAST);
     }
 

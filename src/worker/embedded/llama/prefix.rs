@@ -9,7 +9,7 @@ use crate::types::{Adapter, ProjectId};
 
 /// A reused prefix ends at a multiple of this. What is computed after it is a smaller batch than the whole prompt
 /// would be, so its logits are the same up to rounding alone.
-const CHUNK: usize = 32;
+const CHUNK: usize = 16;
 /// A state of fewer tokens is computed as fast as it is found.
 const SMALLEST: usize = 64;
 
@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn a_prefix_is_reused_up_to_a_chunks_end() {
         let held = tokens(0..100);
-        assert_eq!(reusable(&held, &tokens(0..90), ALWAYS), 64);
-        assert_eq!(reusable(&held, &tokens(0..31), ALWAYS), 0);
+        assert_eq!(reusable(&held, &tokens(0..90), ALWAYS), 80);
+        assert_eq!(reusable(&held, &tokens(0..15), ALWAYS), 0);
         assert_eq!(reusable(&held, &tokens(0..1000), ALWAYS), 96);
         assert_eq!(reusable(&held, &tokens(5..100), ALWAYS), 0);
     }
@@ -200,10 +200,10 @@ mod tests {
             spares(&tokens(0..held), &tokens(0..prompt), cuttable)
         };
         assert!(spared(200, 100, ALWAYS));
-        assert!(spared(80, 100, ALWAYS));
+        assert!(spared(90, 100, ALWAYS));
         assert!(!spared(200, 300, ALWAYS));
         // One that is too long to be cut serves nothing shorter than itself.
         assert!(!spared(200, 100, 199));
-        assert!(spared(80, 100, 0));
+        assert!(spared(90, 100, 0));
     }
 }

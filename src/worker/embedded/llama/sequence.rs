@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use llama_cpp_2::token::LlamaToken;
@@ -9,6 +10,7 @@ use super::super::sampling::{Sampler, Scratch, log_probabilities};
 use super::super::text::Assembler;
 use super::super::tools::CallParser;
 use super::answer::{Answer, Sender};
+use super::draft::Lookup;
 use super::model::Model;
 use crate::types::{
     Adapter, CallDelta, Class, Delta, Failure, Finish, Generate, Job, Progress, ProjectId, Prompt,
@@ -102,6 +104,9 @@ pub(super) struct Sequence {
     constraint: Option<Constraint>,
     calls: Option<CallParser>,
     assembler: Assembler,
+    lookup: Lookup,
+    /// What may come after the last token, and is computed with it.
+    draft: VecDeque<LlamaToken>,
 }
 
 /// Whether a sequence stays in the batch.
@@ -118,6 +123,8 @@ pub(super) struct Feed<'a> {
     pub(super) position: usize,
     /// At which of them logits are needed.
     pub(super) logits: Logits,
+    /// What may come after them, and is computed with them. Logits are needed at each.
+    pub(super) draft: &'a VecDeque<LlamaToken>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +186,8 @@ impl Sequence {
             constraint: common.constraint.as_ref().map(Constraint::fresh),
             calls: common.calls.clone(),
             assembler: Assembler::new(request.stop.clone()),
+            lookup: Lookup::default(),
+            draft: VecDeque::new(),
             tokens,
             common,
         }
@@ -230,7 +239,43 @@ impl Sequence {
             tokens: &self.tokens[position..end],
             position,
             logits,
+            draft: &self.draft,
         }
+    }
+
+    /// Drafts what may come after its last token, `most` tokens of it, and not beyond what a state of `cuttable`
+    /// tokens allows: what is wrong has to be taken out again. Gives the draft's length.
+    pub(super) fn draft(&mut self, most: usize, cuttable: usize) -> usize {
+        let left = self.max_tokens.saturating_sub(self.generated() + 1);
+        let most = most
+            .min(left)
+            .min(cuttable.saturating_sub(self.tokens.len()))
+            .min(self.common.answer.spare());
+        self.draft = self
+            .lookup
+            .find(&self.tokens, most)
+            .iter()
+            .copied()
+            .collect();
+        self.draft.len()
+    }
+
+    /// Whether the token that was chosen last is the draft's next, which the context holds then.
+    pub(super) fn follows_draft(&mut self) -> bool {
+        let follows = self.draft.front().is_some() && self.draft.front() == self.tokens.last();
+        if follows {
+            self.draft.pop_front();
+            self.computed += 1;
+        }
+        follows
+    }
+
+    /// Forgets the rest of a draft of so many tokens. Gives how many were right.
+    pub(super) fn end_draft(&mut self, drafted: usize) -> usize {
+        let right = drafted - self.draft.len();
+        self.draft.clear();
+        self.lookup.told(drafted, right);
+        right
     }
 
     /// Scores the prompt's token at `position + 1` from the logits at `position`.

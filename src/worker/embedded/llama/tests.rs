@@ -47,6 +47,7 @@ fn settings(slots: usize) -> Settings {
             slots,
             step_tokens: 64,
             prefill_percent: 80,
+            lookup: true,
             threads: 2,
             cells: KvCacheType::F16,
             fault: None,

@@ -64,6 +64,31 @@ fn a_list_of_prompts_is_answered_in_its_order() {
     });
 }
 
+#[test]
+fn what_was_drafted_is_kept_only_where_it_would_have_been_chosen() {
+    let verse = "One ring, two rings, three rings, four rings, five rings, six rings. ";
+    let request = greedy(Prompt::Text(verse.repeat(6)), 60);
+    let ask = |lookup: bool| {
+        let mut settings = settings(2);
+        settings.bank.lookup = lookup;
+        with_engine(settings, |handle| {
+            let (mut choices, usage) = handle.ask(request.clone()).whole();
+            assert_eq!(usage.completion_tokens, 60);
+            let drafts = (handle.metrics.drafted.get(), handle.metrics.accepted.get());
+            (choices.swap_remove(0), drafts)
+        })
+    };
+    let (plain, drafts) = ask(false);
+    assert_eq!(drafts, (0, 0));
+    let (drafted, (computed, accepted)) = ask(true);
+    assert!(
+        accepted > 0 && accepted <= computed,
+        "{accepted} of {computed}"
+    );
+    assert_eq!(drafted.tokens.len(), 60);
+    are_alike(&plain, &drafted);
+}
+
 /// Words enough for a prompt of a few hundred tokens.
 fn lore(topic: &str) -> String {
     rules(topic, 36)
