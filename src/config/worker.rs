@@ -122,7 +122,7 @@ impl WorkerConfig {
         let ranges = [
             ("slots", self.slots, 1..=256),
             ("context_tokens", self.context_tokens, 16..=1_048_576),
-            ("step_tokens", self.step_tokens, 1..=8192),
+            ("step_tokens", self.step_tokens, 2..=8192),
             ("prefill_percent", self.prefill_percent, 1..=10_000),
             ("prefix_cache_mib", self.prefix_cache_mib, 0..=1_048_576),
             ("adapters", self.adapters, 1..=64),

@@ -1,7 +1,7 @@
 //! mistral.rs, on a CPU one sequence at a time.
 //!
-//! There it batches sequences of one length alone, and mixes the text of others up, as a test below shows: so a
-//! request waits for the one before it. On a GPU it has PagedAttention, and batches. Stop strings, whole characters, counting and cancelling are ours, as for every
+//! There it batches sequences of one length alone, and mixes the text of others up, as a test below shows: so
+//! a request waits for the one before it. On a GPU it has PagedAttention, and batches. Stop strings, whole characters, counting and cancelling are ours, as for every
 //! engine; what it has no means for (a seed, log-probabilities, formats, tools, penalties, a bare text) is
 //! refused by name.
 
@@ -11,11 +11,12 @@ use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
 use mistralrs::{
-    GgufModelBuilder, MemoryGpuConfig, Model, PagedAttentionMetaBuilder, RequestBuilder, Response,
-    SamplingParams, TextMessageRole, TextMessages, TextModelBuilder,
+    DeviceMapSetting, GgufModelBuilder, MemoryGpuConfig, Model, PagedAttentionMetaBuilder,
+    RequestBuilder, Response, SamplingParams, TextMessageRole, TextMessages, TextModelBuilder,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::text::Assembler;
@@ -28,7 +29,8 @@ use crate::types::{
 };
 use crate::worker::{Health, Worker};
 
-const EVENTS: usize = 64;
+/// Events of an answer beside its tokens.
+const ENDS: usize = 2;
 /// Whether it was built for a GPU, and has PagedAttention.
 const GPU: bool = cfg!(any(feature = "cuda", feature = "metal"));
 const BYTES_PER_TOKEN: usize = 1024;
@@ -59,6 +61,7 @@ impl MistralOptions {
 pub struct Mistral {
     name: String,
     capacity: usize,
+    context_tokens: u32,
     status: Arc<Status<()>>,
     thread: Thread<Job>,
 }
@@ -77,7 +80,7 @@ impl Mistral {
     pub fn start(options: MistralOptions, metrics: WorkerMetrics) -> std::io::Result<Self> {
         let status = Arc::new(Status::loading(metrics.clone()));
         let name = options.name.clone();
-        let capacity = options.capacity();
+        let (capacity, context_tokens) = (options.capacity(), options.context_tokens);
         let told = Arc::clone(&status);
         let thread = Thread::start(
             format!("mistralrs-{name}"),
@@ -88,6 +91,7 @@ impl Mistral {
         Ok(Self {
             name,
             capacity,
+            context_tokens,
             status,
             thread,
         })
@@ -110,26 +114,31 @@ fn load_and_run(
     tracing::info!(worker = options.name, "ready");
     status.ready(Arc::new(()));
     let places = Arc::new(Semaphore::new(capacity));
+    let mut answers = JoinSet::new();
     while let Ok(job) = queue.recv() {
         let place = runtime
             .block_on(Arc::clone(&places).acquire_owned())
             .map_err(|error| error.to_string())?;
         let (model, metrics) = (Arc::clone(&model), metrics.clone());
         let context_tokens = options.context_tokens;
-        runtime.spawn(async move {
-            metrics.running.inc();
+        let answer = async move {
             let events = job.events.clone();
-            if let Err(failure) = run(&model, job, context_tokens, &metrics).await {
+            metrics.running.inc();
+            let answered = run(&model, job, context_tokens, &metrics).await;
+            metrics.running.dec();
+            if let Err(failure) = answered {
                 // Whoever asked may have gone.
                 let _gone = events.send(Err(failure)).await;
             }
-            metrics.running.dec();
             drop(place);
-        });
+        };
+        answers.spawn_on(answer, runtime.handle());
+        while let Some(ended) = answers.try_join_next() {
+            ended.map_err(|error| error.to_string())?;
+        }
     }
     // What runs is answered to its end.
-    let all = u32::try_from(capacity).map_err(|error| error.to_string())?;
-    let _ended = runtime.block_on(places.acquire_many(all));
+    runtime.block_on(answers.join_all());
     Ok(())
 }
 
@@ -150,7 +159,10 @@ async fn load(options: &MistralOptions, sequences: usize) -> Result<Model, Strin
                 // Its prefix cache knows no tenants.
                 .with_prefix_cache_n(None);
             let builder = if GPU {
-                builder.with_paged_attn(paged)
+                // All of it on the device, or it gives PagedAttention up, and mixes sequences up as on a CPU.
+                builder
+                    .with_device_mapping(DeviceMapSetting::dummy())
+                    .with_paged_attn(paged)
             } else {
                 builder.with_force_cpu()
             };
@@ -388,7 +400,8 @@ impl Worker for Mistral {
 
     async fn generate(&self, job: types::Job, progress: Arc<Progress>) -> Result<Events, Failure> {
         self.status.loaded()?;
-        let (sender, events) = mpsc::channel(EVENTS);
+        // Room for a whole answer: mistral.rs waits for a slow reader with its batch in hand.
+        let (sender, events) = mpsc::channel(self.context_tokens as usize + ENDS);
         self.thread.send(Job {
             request: job.request,
             progress,
@@ -398,7 +411,7 @@ impl Worker for Mistral {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "cuda", feature = "metal"))))]
 mod tests {
     use super::*;
     use crate::telemetry::Metrics;

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use crate::types::{Delta, Event, Failure, Finish, Progress, Usage};
 
-/// Events of one choice in one step at most: the prompt's echo, a token and the end.
+/// Events of one choice in one step at most, without what was drafted: the prompt's echo, a token and the end.
 const EVENTS_PER_CHOICE: u32 = 3;
 /// Events that may wait for a slow reader; then its choices pause.
 const EVENTS: usize = 64;
@@ -47,7 +47,7 @@ impl Answer {
         self.events.is_closed() || self.progress.is_closed()
     }
 
-    /// Whether the reader keeps up: there is room for whatever one step can bring.
+    /// Whether the reader keeps up: there is room for whatever one step can bring, without drafts.
     pub(super) fn has_room(&self) -> bool {
         self.events.capacity() >= self.room
     }

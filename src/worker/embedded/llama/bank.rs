@@ -15,6 +15,7 @@ use super::adapter::Loaded;
 use super::draft::Drafts;
 use super::model::{Model, backend};
 use super::pace::Pace;
+use super::plan::{Reader, share, split};
 use super::sequence::{Logits, Next, Sequence};
 use crate::types::{Adapter, Failure};
 
@@ -22,8 +23,6 @@ use crate::types::{Adapter, Failure};
 const FULL_STEP: usize = 512;
 /// Tokens whose every logit is read, in one step: a row of them is as long as the vocabulary.
 const SCORED_STEP: usize = 64;
-/// Cells that attention need not walk, summed over sequences, make up for reading the weights once more.
-const WORTH_A_SPLIT: usize = 16_384;
 /// A prompt of so many tokens makes a long sequence.
 const LONG: usize = 1024;
 /// A prompt of so many tokens is read a little in each step, so that answers go on beside it. What is shorter is read
@@ -160,7 +159,7 @@ impl<'a> Bank<'a> {
                 .collect(),
             reading: VecDeque::new(),
             most_tokens,
-            drafts: settings.lookup.then(Drafts::default),
+            drafts: (settings.lookup && model.cuttable_tokens() > 0).then(Drafts::default),
             cuttable: model.cuttable_tokens(),
             idle_since: Instant::now(),
             #[cfg(test)]
@@ -307,7 +306,7 @@ impl<'a> Bank<'a> {
         usize::try_from(last + 1).is_ok_and(|held| held == tokens)
     }
 
-    /// One token of each sequence that generates, and some of the prompts that are still to be read.
+    /// The next token of each sequence that generates, and some of the prompts that are still to be read.
     pub(super) fn step(
         &mut self,
         model: &Model,
@@ -318,8 +317,8 @@ impl<'a> Bank<'a> {
         let (short, long) = self.decoding();
         let sequences = short.len() + long.len();
         let decodes = sequences > 0;
-        stepped.drafted = self.draft(short.iter().chain(&long), sequences);
         let start = Instant::now();
+        stepped.drafted = self.draft(short.iter().chain(&long), sequences);
         for group in [short, long] {
             let shares: Vec<_> = group.into_iter().map(|id| (id, 1)).collect();
             self.compute(&shares, model, scratch, &mut stepped)?;
@@ -380,35 +379,23 @@ impl<'a> Bank<'a> {
     fn shares(&self, pace: Option<&Pace>) -> Vec<(usize, usize)> {
         let readers = self.reading.iter().filter_map(|id| {
             let sequence = self.slots[*id].as_ref()?;
-            sequence.common.answer.has_room().then_some((*id, sequence))
+            let limit = if sequence.common.scores_prompt() {
+                SCORED_STEP
+            } else {
+                usize::MAX
+            };
+            let reader = Reader {
+                id: *id,
+                long: sequence.cold() >= PACED,
+                wants: sequence.prompt_left().min(limit),
+            };
+            sequence.common.answer.has_room().then_some(reader)
         });
-        let (long, short): (Vec<_>, Vec<_>) =
-            readers.partition(|(_, sequence)| sequence.prompt() >= PACED);
+        let readers: Vec<_> = readers.collect();
+        let long = readers.iter().filter(|reader| reader.long).count();
         let most = pace.map_or(self.most_tokens, Pace::most);
-        let paced = pace.map_or(most, |pace| pace.budget(long.len()));
-        // Neither kind keeps the other from being read.
-        let paced = paced.min(if short.is_empty() {
-            most
-        } else {
-            most.div_ceil(2)
-        });
-        let mut shares = Vec::new();
-        let mut left = most;
-        for (readers, most) in [(long, paced), (short, most)] {
-            let mut here = most.min(left);
-            for (id, sequence) in readers {
-                let scored = sequence.common.scores_prompt();
-                let limit = if scored { SCORED_STEP } else { usize::MAX };
-                let share = sequence.prompt_left().min(limit).min(here);
-                here -= share;
-                left -= share;
-                if share > 0 {
-                    shares.push((id, share));
-                }
-            }
-        }
-        shares.sort_unstable();
-        shares
+        let paced = pace.map_or(most, |pace| pace.budget(long));
+        share(&readers, most, paced)
     }
 
     /// Computes one batch, and lets its sequences take their logits.
@@ -428,6 +415,8 @@ impl<'a> Bank<'a> {
         self.context
             .decode(&mut self.batch)
             .map_err(|error| format!("llama.cpp could not compute a step: {error}"))?;
+        // A GPU may still be at it, and how long it takes is measured.
+        self.context.synchronize();
         for part in parts {
             let Some(sequence) = self.slots[part.id].as_mut() else {
                 continue;
@@ -525,37 +514,5 @@ impl<'a> Bank<'a> {
             });
         }
         Ok(parts)
-    }
-}
-
-/// How many of the lengths, which rise, are computed together; the rest is computed apart.
-fn split(lengths: &[usize]) -> usize {
-    let Some(longest) = lengths.last() else {
-        return 0;
-    };
-    (1..lengths.len())
-        .map(|count| (count * (longest - lengths[count - 1]), count))
-        .max()
-        .filter(|(saved, _)| *saved > WORTH_A_SPLIT)
-        .map_or(lengths.len(), |(_, count)| count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::split;
-
-    #[test]
-    fn the_longest_are_computed_apart_where_that_saves_enough() {
-        let beside = |long: usize| {
-            let mut lengths = vec![100; 31];
-            lengths.push(long);
-            split(&lengths)
-        };
-        assert_eq!(beside(8000), 31);
-        assert_eq!(beside(300), 32);
-        assert_eq!(split(&[]), 0);
-        assert_eq!(split(&[8000]), 1);
-        assert_eq!(split(&[100, 8000]), 2);
-        assert_eq!(split(&[10, 10, 10, 10, 9000, 9100]), 4);
     }
 }

@@ -6,14 +6,15 @@ use llama_cpp_2::token::LlamaToken;
 
 /// Tokens that have to be the same for what followed to be tried.
 const NGRAM: usize = 3;
-/// Rows of a decoding batch, with drafts.
-const ROWS: usize = 16;
+/// Tokens of the longest draft.
+const LONGEST: usize = 15;
 /// How much faster steps with drafts have to be.
 const WORTH_IT: f64 = 1.05;
 /// After so many steps the other way is tried again.
 const TRY_AGAIN: u32 = 48;
+/// How much a new measurement counts.
 const WEIGHT: f64 = 0.15;
-/// A sequence whose drafts fail waits for twice as many tokens each time, up to this.
+/// A sequence whose drafts fail lets twice as many steps go by each time, up to this.
 const LONGEST_WAIT: u32 = 128;
 
 /// Tokens of a sequence's first draft. A draft that was all right makes the next one twice as long.
@@ -25,7 +26,7 @@ const SHORTEST: usize = 2;
 pub(super) struct Lookup {
     /// Tokens of the next draft.
     length: usize,
-    /// Tokens until the next try.
+    /// Steps until the next try.
     wait: u32,
     misses: u32,
 }
@@ -61,7 +62,7 @@ impl Lookup {
     /// So many of a draft were right.
     pub(super) fn told(&mut self, drafted: usize, right: usize) {
         self.length = if right == drafted {
-            (2 * self.length).min(ROWS)
+            (2 * self.length).min(LONGEST)
         } else {
             right.max(SHORTEST)
         };
@@ -75,56 +76,53 @@ impl Lookup {
 }
 
 /// Whether drafts pay, learned from how many tokens steps give in a second with them and without: a batch of more
-/// rows takes longer, and by how much depends on the machine, the model and how many sequences run.
+/// rows takes longer, and by how much depends on the machine and the model.
+///
+/// One sequence drafts, or none: of several, llama.cpp computes each length of draft as a batch of its own, and the
+/// others of a batch fill its rows anyway.
 #[derive(Debug, Default)]
 pub(super) struct Drafts {
-    /// For each power of two of sequences.
-    rates: [Rates; ROWS.ilog2() as usize],
-}
-
-#[derive(Debug, Default)]
-struct Rates {
-    plain: Option<f64>,
-    drafted: Option<f64>,
+    plain: Speed,
+    drafted: Speed,
     /// Steps since the way that wasn't taken was tried.
     steps: u32,
 }
 
+/// Tokens and seconds of a step, on the mean.
+#[derive(Debug, Default)]
+struct Speed(Option<(f64, f64)>);
+
 impl Drafts {
-    /// Tokens that each of so many sequences may draft.
+    /// Tokens that may be drafted where so many sequences are decoded.
     pub(super) fn most(&self, sequences: usize) -> usize {
-        let most = ROWS.checked_div(sequences).unwrap_or(0).saturating_sub(1);
-        let Some(rates) = rates_at(sequences).and_then(|at| self.rates.get(at)) else {
-            return 0;
-        };
-        if rates.drafts() { most } else { 0 }
+        if sequences == 1 && self.are_tried() {
+            LONGEST
+        } else {
+            0
+        }
     }
 
-    /// A step of so many sequences, with drafts or without, gave so many tokens.
+    /// A step of so many sequences, with a draft or without, gave so many tokens.
     pub(super) fn stepped(&mut self, sequences: usize, drafted: bool, tokens: usize, seconds: f64) {
-        let Some(rates) = rates_at(sequences).and_then(|at| self.rates.get_mut(at)) else {
+        if sequences != 1 {
             return;
-        };
-        #[expect(clippy::cast_precision_loss, reason = "a step has few tokens")]
-        let rate = tokens as f64 / seconds;
-        let favoured = rates.favours_drafts();
-        let mean = if drafted {
-            &mut rates.drafted
+        }
+        let favoured = self.are_favoured();
+        let speed = if drafted {
+            &mut self.drafted
         } else {
-            &mut rates.plain
+            &mut self.plain
         };
-        *mean = Some(mean.map_or(rate, |mean| mean + WEIGHT * (rate - mean)));
-        rates.steps = if drafted == favoured {
-            rates.steps + 1
+        speed.add(tokens, seconds);
+        self.steps = if drafted == favoured {
+            self.steps + 1
         } else {
             0
         };
     }
-}
 
-impl Rates {
-    fn favours_drafts(&self) -> bool {
-        match (self.plain, self.drafted) {
+    fn are_favoured(&self) -> bool {
+        match (self.plain.rate(), self.drafted.rate()) {
             (Some(plain), Some(drafted)) => drafted > plain * WORTH_IT,
             (Some(_), None) => true,
             (None, _) => false,
@@ -132,13 +130,23 @@ impl Rates {
     }
 
     /// What is better, and now and then the other.
-    fn drafts(&self) -> bool {
-        self.favours_drafts() != (self.steps >= TRY_AGAIN)
+    fn are_tried(&self) -> bool {
+        self.are_favoured() != (self.steps >= TRY_AGAIN)
     }
 }
 
-fn rates_at(sequences: usize) -> Option<usize> {
-    Some(sequences.checked_ilog2()? as usize)
+impl Speed {
+    fn add(&mut self, tokens: usize, seconds: f64) {
+        #[expect(clippy::cast_precision_loss, reason = "a step has few tokens")]
+        let tokens = tokens as f64;
+        let (mean_tokens, mean_seconds) = self.0.get_or_insert((tokens, seconds));
+        *mean_tokens += WEIGHT * (tokens - *mean_tokens);
+        *mean_seconds += WEIGHT * (seconds - *mean_seconds);
+    }
+
+    fn rate(&self) -> Option<f64> {
+        self.0.map(|(tokens, seconds)| tokens / seconds)
+    }
 }
 
 #[cfg(test)]
@@ -176,8 +184,8 @@ mod tests {
         };
         assert_eq!(length(None), 4);
         assert_eq!(length(Some((4, 4))), 8);
-        assert_eq!(length(Some((8, 8))), 16);
-        assert_eq!(length(Some((16, 10))), 10);
+        assert_eq!(length(Some((8, 8))), LONGEST);
+        assert_eq!(length(Some((LONGEST, 10))), 10);
         assert_eq!(length(Some((10, 5))), 5);
     }
 
@@ -202,10 +210,19 @@ mod tests {
         let mut drafts = Drafts::default();
         assert_eq!(drafts.most(1), 0, "nothing is known yet");
         drafts.stepped(1, false, 1, 0.010);
-        assert_eq!(drafts.most(1), 15);
+        assert_eq!(drafts.most(1), LONGEST);
         drafts.stepped(1, true, 4, 0.020);
-        assert_eq!(drafts.most(1), 15);
-        assert_eq!((drafts.most(4), drafts.most(16), drafts.most(0)), (0, 0, 0));
+        assert_eq!(drafts.most(1), LONGEST);
+        assert_eq!((drafts.most(2), drafts.most(0)), (0, 0));
+
+        // What many steps gave counts, not what the best of them did: 4 tokens in 52 ms are fewer than 5.2.
+        let mut drafts_of_luck = Drafts::default();
+        for _ in 0..50 {
+            drafts_of_luck.stepped(1, false, 1, 0.010);
+            drafts_of_luck.stepped(1, true, 3, 0.012);
+            drafts_of_luck.stepped(1, true, 1, 0.040);
+        }
+        assert!(!drafts_of_luck.are_favoured());
 
         // They fail from now on.
         for _ in 0..20 {

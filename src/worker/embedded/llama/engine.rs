@@ -30,7 +30,7 @@ pub(super) struct Settings {
     pub(super) prefix_cache_bytes: usize,
 }
 
-/// The loop: each step computes one token of every sequence that generates and some of the prompts that are
+/// The loop: each step computes the next token of every sequence that generates and some of the prompts that are
 /// still to be read. Requests join and leave between steps.
 pub(super) struct Engine<'a> {
     model: &'a Model,
@@ -143,7 +143,7 @@ impl<'a> Engine<'a> {
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => {
                 if !idle && !self.banks.iter().any(Bank::can_step) {
-                    std::thread::sleep(SLOW_READERS);
+                    std::thread::park_timeout(SLOW_READERS);
                 }
                 false
             }

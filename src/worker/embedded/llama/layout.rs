@@ -226,7 +226,8 @@ impl Cache {
         let version = version(weights)?;
         let stem = weights.file_stem().unwrap_or_default().to_string_lossy();
         let copy = folder.join(format!("{stem}.{version:016x}.Q8_0.gguf"));
-        let machine = digest(&(cpu(), threads));
+        let gpu = (cfg!(feature = "cuda"), cfg!(feature = "metal"));
+        let machine = digest(&(cpu(), threads, gpu));
         let choice = folder.join(format!("{stem}.{version:016x}.{machine:016x}.choice"));
         Ok(Self { copy, choice })
     }

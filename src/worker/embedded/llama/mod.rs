@@ -11,6 +11,7 @@ mod engine;
 mod layout;
 mod model;
 mod pace;
+mod plan;
 mod prefix;
 mod sequence;
 mod trial;
@@ -26,6 +27,7 @@ use std::sync::mpsc::Receiver;
 use async_trait::async_trait;
 use llama_cpp_2::context::params::KvCacheType;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::constrain::{Constraint, Grammar};
@@ -44,6 +46,8 @@ use sequence::Request;
 pub(in crate::worker) use trial::try_load;
 
 const MIB: usize = 1 << 20;
+/// Grammars that are compiled at once.
+const COMPILERS: usize = 2;
 
 /// What a llama worker is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,6 +91,8 @@ pub struct LlamaOptions {
 pub struct Llama {
     name: String,
     slots: u32,
+    /// One for each grammar that is being compiled.
+    compilers: Arc<Semaphore>,
     status: Arc<Status<Model>>,
     thread: Thread<Request>,
 }
@@ -111,6 +117,7 @@ impl Llama {
         Ok(Self {
             name,
             slots,
+            compilers: Arc::new(Semaphore::new(COMPILERS)),
             status,
             thread,
         })
@@ -155,7 +162,11 @@ fn load_and_run(
     let engine = Engine::new(&model, settings, queue, metrics)?;
     tracing::info!(worker = options.name, "ready");
     status.ready(Arc::clone(&model));
-    engine.run();
+    std::thread::scope(|scope| {
+        // It takes seconds for a large vocabulary: the first request that needs it shall not wait for all of it.
+        scope.spawn(|| model.grammars().is_ok());
+        engine.run();
+    });
     Ok(())
 }
 
@@ -180,10 +191,17 @@ impl Worker for Llama {
     async fn generate(&self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
         let model = self.status.loaded()?;
         let (events, reader) = answer::channel(job.request.answers());
+        // Compiling a grammar can take a core for a second: a flood of them leaves some for the others.
+        let turn = if is_constrained(&job.request) {
+            Arc::clone(&self.compilers).acquire_owned().await.ok()
+        } else {
+            None
+        };
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
         let prepared = tokio::task::spawn_blocking(move || {
             let prompts = job.request.prompts.iter();
             let (constraint, calls) = form(&job.request, &model)?;
+            drop(turn);
             Ok(Request {
                 prompts: prompts
                     .map(|prompt| model.prepare(prompt))
@@ -201,6 +219,15 @@ impl Worker for Llama {
         self.thread.send(request?)?;
         Ok(Box::pin(ReceiverStream::new(reader)))
     }
+}
+
+/// Whether a grammar may have to be compiled for it.
+fn is_constrained(request: &Generate) -> bool {
+    let has_tools = |prompt: &Prompt| match prompt {
+        Prompt::Chat(chat) => !chat.tools.functions.is_empty(),
+        _ => false,
+    };
+    request.format != Format::Text || request.prompts.iter().any(has_tools)
 }
 
 /// What the answers have to be, and what finds calls in them. A call that has to be made leaves no room for

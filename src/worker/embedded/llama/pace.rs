@@ -1,5 +1,5 @@
-/// A step reads this much at least, or prompts would never end beside a fast answer.
-const LEAST: usize = 2;
+/// A step reads this much at least, or prompts would never end: less is hardly faster.
+const LEAST: usize = 8;
 /// How much a new measurement counts.
 const WEIGHT: f64 = 0.1;
 
@@ -12,9 +12,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// `most` is never exceeded. Reading one long prompt may add so many percent to what a step takes without: below
-    /// 100, the gap between two tokens of an answer stays below twice the usual one. Where more long prompts wait,
-    /// each adds as much.
+    /// `most` is never exceeded. Reading one long prompt may add so many percent to what a step takes without, or
+    /// what the least takes where that is more. Where more long prompts wait, each adds as much.
     pub(super) fn new(most: usize, percent: u32) -> Self {
         Self {
             most,

@@ -95,6 +95,8 @@ pub(super) struct Sequence {
     /// The prompt and what was generated.
     tokens: Vec<LlamaToken>,
     prompt: usize,
+    /// Tokens of the prompt that came from a kept state.
+    cached: usize,
     /// Tokens that the context holds.
     computed: usize,
     max_tokens: usize,
@@ -151,6 +153,7 @@ impl Sequence {
         let siblings = common.job.request.choices.saturating_sub(1);
         let mut sequence = Self::new(common, first, prompt, model);
         sequence.siblings = siblings;
+        sequence.cached = cached;
         sequence.computed = cached;
         Some(sequence)
     }
@@ -179,6 +182,7 @@ impl Sequence {
             choice,
             siblings: 0,
             prompt: tokens.len(),
+            cached: 0,
             computed: 0,
             max_tokens: asked.map_or(room, |asked| asked.min(room)),
             scores: Vec::new(),
@@ -193,9 +197,9 @@ impl Sequence {
         }
     }
 
-    /// Tokens of its prompt.
-    pub(super) fn prompt(&self) -> usize {
-        self.prompt
+    /// Tokens of its prompt that no kept state held.
+    pub(super) fn cold(&self) -> usize {
+        self.prompt.saturating_sub(self.cached)
     }
 
     /// Prompt tokens that are still to be computed.
@@ -251,6 +255,9 @@ impl Sequence {
             .min(left)
             .min(cuttable.saturating_sub(self.tokens.len()))
             .min(self.common.answer.spare());
+        if most == 0 {
+            return 0;
+        }
         self.draft = self
             .lookup
             .find(&self.tokens, most)
