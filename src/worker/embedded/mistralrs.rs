@@ -5,7 +5,7 @@
 //! engine; what it has no means for (a seed, log-probabilities, formats, tools, penalties, a bare text) is
 //! refused by name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -486,6 +486,10 @@ mod tests {
             mixed_up += usize::from(other);
         }
         println!("{mixed_up} of {} answers are others together", ASKS.len());
-        assert!(mixed_up > 0, "no answer was mixed up: the limit may go");
+        // Rounding may part one or two late in their text.
+        assert!(
+            mixed_up > ASKS.len() / 2,
+            "answers are kept apart: the limit may go"
+        );
     }
 }
