@@ -102,7 +102,7 @@ test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own too
 	promtool check config deploy/prometheus/prometheus.yml deploy/prometheus/compose.yml
 
 # Last of all: it puts a binary with both engines in the place of the default one. The grep is there
-# because cargo calls it a success when no test has that name.
+# because cargo calls it a success when no test has that name: both kinds have to have run some.
 .PHONY: test-mistralrs
 test-mistralrs: setup-models ## The second engine answers (a cold build takes about 12 minutes)
 	cargo test $(PROFILE) --features mistralrs --lib --test it mistralrs 2>&1 | tee /dev/stderr | grep -cE 'result: ok\. [1-9]' | grep -qx 2

@@ -1,9 +1,9 @@
 //! mistral.rs, on a CPU one sequence at a time.
 //!
 //! There it batches sequences of one length alone, and mixes the text of others up, as a test below shows: so
-//! a request waits for the one before it. On a GPU it has PagedAttention, and batches. Stop strings, whole characters, counting and cancelling are ours, as for every
-//! engine; what it has no means for (a seed, log-probabilities, formats, tools, penalties, a bare text) is
-//! refused by name.
+//! a request waits for the one before it. On a GPU it has PagedAttention, and batches. Stop strings, whole
+//! characters, counting and cancelling are ours, as for every engine; what it has no means for (a seed,
+//! log-probabilities, formats, tools, penalties, a bare text) is refused by name.
 
 use std::path::PathBuf;
 use std::sync::Arc;

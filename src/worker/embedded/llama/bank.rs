@@ -341,7 +341,7 @@ impl<'a> Bank<'a> {
         Ok(stepped)
     }
 
-    /// Lets sequences draft, where that pays. Gives the tokens of all drafts.
+    /// Lets a sequence that is decoded alone draft, where that pays. Gives the draft's tokens.
     fn draft<'s>(&mut self, ids: impl Iterator<Item = &'s usize>, sequences: usize) -> usize {
         let most = self.drafts.as_ref().map(|drafts| drafts.most(sequences));
         let Some(most @ 1..) = most else {

@@ -1,4 +1,4 @@
-/// A step reads this much at least, or prompts would never end: less is hardly faster.
+/// A step reads this much at least, whatever that takes, so that prompts come to their end.
 const LEAST: usize = 8;
 /// How much a new measurement counts.
 const WEIGHT: f64 = 0.1;
