@@ -19,15 +19,19 @@ use crate::gateway::Gateway;
 use crate::metering::{self, Metering};
 use crate::router::Router;
 use crate::scheduler::{self, Scheduler};
-use crate::store::{ServeLock, Sqlite};
+use crate::store;
 use crate::telemetry::Metrics;
-use crate::tenancy::{Tenancy, ensure_project};
-use crate::types::{Caller, Ledger, TenantStore};
+use crate::tenancy::{Admin, Limiter, Tenancy};
+use crate::types::{
+    Actor, Caller, Claim, Dimension, Ledger, Replica, ReplicaId, Store, TenantStore, UsageQuery,
+};
 use crate::worker::{self, BertOptions, LlamaOptions, Worker};
 
 /// The project that the bootstrap key pays from, and the key's public name.
 const BOOTSTRAP_PROJECT: &str = "local";
 const BOOTSTRAP_KEY: &str = "key_bootstrap";
+/// Where projects are that name no other; a new store has it.
+pub const DEFAULT_ORGANISATION: &str = "default";
 /// A store that fails while the process ends is waited for no longer; what is in flight then is recovered
 /// at the next start.
 const LAST_COMMITS: Duration = Duration::from_secs(10);
@@ -36,8 +40,10 @@ const LAST_COMMITS: Duration = Duration::from_secs(10);
 struct App {
     api: Arc<Api>,
     writer: JoinHandle<()>,
-    store: Arc<Sqlite>,
-    _lock: ServeLock,
+    /// Looks after what dead replicas left.
+    reaper: (CancellationToken, JoinHandle<()>),
+    store: Arc<dyn Store>,
+    _claim: Claim,
 }
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
@@ -105,26 +111,33 @@ fn stop_signal() -> Result<CancellationToken> {
 }
 
 async fn build(config: &Config) -> Result<App> {
-    let store = Arc::new(Sqlite::open(&config.store.url).await?);
-    let lock = store.lock_for_serving()?;
-    let recovered = Metering::recover(&*store).await?;
-    if recovered > 0 {
-        tracing::warn!(recovered, "booked what the last process left in flight");
-    }
+    let store = store::open(&config.store.url).await?;
+    let claim = store.claim()?;
     let metrics = Arc::new(Metrics::new()?);
+    let lease = (!claim.exclusive).then(|| Duration::from_secs(config.ledger.lease_s));
+    let replica = join(config, &*store, &metrics, lease).await?;
     let options = metering::Options {
         max_open: config.ledger.max_open,
         hold: Duration::from_millis(config.ledger.hold_ms),
+        lease,
     };
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
-    let (metering, writer) = Metering::start(Arc::clone(&ledger), Arc::clone(&metrics), &options);
+    let (metering, writer) = Metering::start(
+        Arc::clone(&ledger),
+        replica.clone(),
+        Arc::clone(&metrics),
+        &options,
+    );
+    let stop = CancellationToken::new();
+    let reaper = metering::reap(metering.clone(), Arc::clone(&ledger), replica, stop.clone());
     let gateway = Gateway {
         tenancy: tenancy(config, &store).await?,
+        limiter: Limiter::new(ledger),
         router: Router::new(config).map_err(anyhow::Error::msg)?,
         scheduler: scheduler(config, &metrics)?,
         metering,
         metrics,
-        ledger,
+        store: Arc::clone(&store),
     };
     let api = Arc::new(Api {
         gateway,
@@ -133,29 +146,71 @@ async fn build(config: &Config) -> Result<App> {
     Ok(App {
         api,
         writer,
+        reaper: (stop, tokio::spawn(reaper)),
         store,
-        _lock: lock,
+        _claim: claim,
     })
 }
 
-async fn tenancy(config: &Config, store: &Arc<Sqlite>) -> Result<Tenancy> {
+/// Books what is left of the dead, and goes on counting where the last life of this replica ended.
+async fn join(
+    config: &Config,
+    store: &dyn Store,
+    metrics: &Metrics,
+    lease: Option<Duration>,
+) -> Result<Replica> {
+    let replica = Replica {
+        id: ReplicaId::mint(),
+        name: config.ledger.replica.clone().unwrap_or_else(host_name),
+    };
+    // Alone, nobody else can be alive.
+    let recovered = store.recover(&replica, lease.unwrap_or_default()).await?;
+    if !recovered.is_empty() {
+        let rows = recovered.len();
+        tracing::warn!(rows, "booked what a dead process left in flight");
+    }
+    store.join(&replica).await?;
+    let own = UsageQuery {
+        group_by: vec![Dimension::State, Dimension::Model],
+        // Where there is one process at a time, whatever was booked is its own.
+        replica: lease.map(|_| replica.name.clone()),
+        absorbed: true,
+        ..UsageQuery::default()
+    };
+    metrics.rehydrate(&store.usage(&own).await?);
+    Ok(replica)
+}
+
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}
+
+async fn tenancy(config: &Config, store: &Arc<dyn Store>) -> Result<Tenancy> {
     let bootstrap = match &config.tenancy.bootstrap_key {
-        Some(secret) => {
-            let project = ensure_project(&**store, BOOTSTRAP_PROJECT).await?.id;
-            Some((
-                secret.as_str(),
-                Caller {
-                    project,
-                    key: BOOTSTRAP_KEY.into(),
-                },
-            ))
-        }
+        Some(secret) => Some((secret.as_str(), bootstrap_caller(&**store).await?)),
         None => None,
     };
     Ok(Tenancy::new(
         Arc::clone(store) as Arc<dyn TenantStore>,
         bootstrap,
     ))
+}
+
+async fn bootstrap_caller(store: &dyn TenantStore) -> Result<Caller> {
+    let admin = Admin {
+        store,
+        actor: Actor::Server,
+    };
+    let organisation = store.find_organisation(DEFAULT_ORGANISATION).await?.id;
+    let project = admin
+        .ensure_project(&organisation, BOOTSTRAP_PROJECT)
+        .await?;
+    Ok(Caller {
+        organisation: project.organisation,
+        project: project.id,
+        key: BOOTSTRAP_KEY.into(),
+    })
 }
 
 fn scheduler(config: &Config, metrics: &Metrics) -> Result<Scheduler> {
@@ -242,6 +297,11 @@ impl App {
     /// Whatever holds a way into the ledger goes first, then the writer commits the last of it.
     async fn close(self) {
         let metrics = Arc::clone(&self.api.gateway.metrics);
+        let (stop, reaper) = self.reaper;
+        stop.cancel();
+        if reaper.await.is_err() {
+            tracing::error!("the task that looks after dead replicas had a fault");
+        }
         // The engines' threads are joined on drop, which blocks.
         let dropped = tokio::task::spawn_blocking(move || drop(self.api)).await;
         if dropped.is_err() {

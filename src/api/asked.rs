@@ -11,7 +11,8 @@ use super::auth::Authenticated;
 use super::error::ApiError;
 use super::request_id::Arrived;
 use crate::gateway::Ask;
-use crate::types::{Caller, Class, Endpoint, RequestId};
+use crate::tenancy::Access;
+use crate::types::{Class, Endpoint, RequestId};
 
 /// `user` is kept in the ledger for ever.
 const MAX_END_USER_BYTES: usize = 256;
@@ -20,7 +21,7 @@ const MAX_END_USER_BYTES: usize = 256;
 pub(super) struct Asked {
     pub(super) request: RequestId,
     arrived: Instant,
-    caller: Caller,
+    access: Arc<Access>,
 }
 
 impl Asked {
@@ -34,7 +35,7 @@ impl Asked {
     ) -> Ask<T> {
         Ask {
             request: self.request,
-            caller: self.caller,
+            access: self.access,
             end_user,
             endpoint,
             model: model.to_owned(),
@@ -60,7 +61,7 @@ impl FromRequestParts<Arc<Api>> for Asked {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let Authenticated(caller) = Authenticated::from_request_parts(parts, api).await?;
+        let Authenticated(access) = Authenticated::from_request_parts(parts, api).await?;
         // The outermost layer puts both there.
         let request = parts
             .extensions
@@ -75,7 +76,7 @@ impl FromRequestParts<Arc<Api>> for Asked {
         Ok(Self {
             request,
             arrived,
-            caller,
+            access,
         })
     }
 }

@@ -9,24 +9,55 @@ use http::request::Parts;
 use super::Api;
 use super::error::ApiError;
 use crate::gateway;
-use crate::types::Caller;
+use crate::tenancy::{Access, Administrator, Identity};
 
-/// A caller whose key was checked.
-pub(super) struct Authenticated(pub(super) Caller);
+/// A tenant whose key was checked.
+pub(super) struct Authenticated(pub(super) Arc<Access>);
 
 impl FromRequestParts<Arc<Api>> for Authenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let secret = secret(parts).ok_or_else(ApiError::no_key)?;
-        let caller = api
-            .gateway
-            .tenancy
-            .authenticate(secret)
-            .await
-            .map_err(gateway::Error::from)?;
-        Ok(Self(caller))
+        match identity(parts, api).await? {
+            Identity::Tenant(access) => Ok(Self(access)),
+            Identity::Administrator(_) => Err(ApiError::forbidden(
+                "an administrator's key asks no models: use a project's key",
+            )),
+        }
     }
+}
+
+/// An administrator whose key was checked.
+pub(super) struct Administrating(pub(super) Administrator);
+
+impl FromRequestParts<Arc<Api>> for Administrating {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        match identity(parts, api).await? {
+            Identity::Administrator(administrator) => Ok(Self(administrator)),
+            Identity::Tenant(_) => Err(ApiError::forbidden(
+                "this needs an administrator's key: `forebay key create --admin` makes one",
+            )),
+        }
+    }
+}
+
+/// Anybody whose key was checked.
+pub(super) struct Identified(pub(super) Identity);
+
+impl FromRequestParts<Arc<Api>> for Identified {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        Ok(Self(identity(parts, api).await?))
+    }
+}
+
+async fn identity(parts: &Parts, api: &Api) -> Result<Identity, ApiError> {
+    let secret = secret(parts).ok_or_else(ApiError::no_key)?;
+    let identity = api.gateway.tenancy.authenticate(secret).await;
+    Ok(identity.map_err(gateway::Error::from)?)
 }
 
 fn secret(parts: &Parts) -> Option<&str> {

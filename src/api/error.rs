@@ -1,15 +1,20 @@
 //! Errors in OpenAI's envelope. The inner parts know no HTTP: one exhaustive match gives theirs a status.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::types::Failure;
+use crate::tenancy::{Over, Refused, Unit};
+use crate::types::{Failure, StoreError};
 use crate::{gateway, metering, router, scheduler, tenancy};
 
 /// How long a client that was refused for want of room should stay away, in seconds.
 const SOON_S: u64 = 1;
 const LATER_S: u64 = 5;
+/// Beyond it a client that tries again by itself only wastes its time.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// An error as a client sees it.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     body: Envelope,
     retry_after_s: Option<u64>,
+    /// Clients that try again by themselves shall not.
+    is_final: bool,
 }
 
 /// <https://platform.openai.com/docs/guides/error-codes>
@@ -50,6 +57,7 @@ impl ApiError {
             status,
             body: Envelope { error },
             retry_after_s: None,
+            is_final: false,
         }
     }
 
@@ -98,6 +106,26 @@ impl ApiError {
             "invalid_request_error",
             Some("invalid_api_key"),
             message,
+        )
+    }
+
+    /// 403: the key is good, and this is not for it.
+    pub(super) fn forbidden(message: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "invalid_request_error",
+            Some("insufficient_permissions"),
+            message,
+        )
+    }
+
+    /// 404 for a thing that isn't there, or is nobody's business.
+    pub(super) fn no_such(what: &str, id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            Some("not_found"),
+            format!("there is no {what} {id:?}"),
         )
     }
 
@@ -179,6 +207,11 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.is_final {
+            response
+                .headers_mut()
+                .insert("x-should-retry", HeaderValue::from_static("false"));
+        }
         response
     }
 }
@@ -188,6 +221,8 @@ impl From<gateway::Error> for ApiError {
         match error {
             gateway::Error::Tenancy(error) => error.into(),
             gateway::Error::Router(error) => error.into(),
+            gateway::Error::Refused(Refused::Over(over)) => over.into(),
+            gateway::Error::Refused(Refused::Store(error)) => error.into(),
             gateway::Error::Scheduler(error) => error.into(),
             gateway::Error::Metering(error) => error.into(),
         }
@@ -197,16 +232,58 @@ impl From<gateway::Error> for ApiError {
 impl From<tenancy::Error> for ApiError {
     fn from(error: tenancy::Error) -> Self {
         match error {
-            tenancy::Error::UnknownKey => Self::unauthorised("this API key is not known here"),
-            tenancy::Error::Store(error) => {
-                tracing::error!(%error, "a key could not be looked up");
+            tenancy::Error::UnknownKey | tenancy::Error::Over(_) => {
+                Self::unauthorised(&error.to_string())
+            }
+            tenancy::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::NotFound(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "invalid_request_error",
+                Some("not_found"),
+                message,
+            ),
+            StoreError::Exists(_) => Self::new(
+                StatusCode::CONFLICT,
+                "invalid_request_error",
+                Some("already_exists"),
+                message,
+            ),
+            StoreError::Fenced | StoreError::Unavailable(_) => {
+                tracing::error!(error = message, "the store could not be asked");
                 Self::unavailable(
                     "store_unavailable",
-                    "keys can't be looked up at the moment".into(),
+                    "the store of keys and charges can't be reached at the moment".into(),
                     LATER_S,
                 )
             }
         }
+    }
+}
+
+/// <https://platform.openai.com/docs/guides/rate-limits>
+impl From<Over> for ApiError {
+    fn from(over: Over) -> Self {
+        let (r#type, code) = match over.meter.unit() {
+            Unit::Money => ("insufficient_quota", "insufficient_quota"),
+            Unit::Tokens => ("tokens", "rate_limit_exceeded"),
+            Unit::Requests => ("requests", "rate_limit_exceeded"),
+        };
+        let message = over.to_string();
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, r#type, Some(code), message);
+        // Rounded up: a client that waits as long as it is told to shall not come too early.
+        error.retry_after_s = over
+            .retry_after
+            .map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        error.is_final = over.retry_after.is_none_or(|wait| wait > LONGEST_RETRY);
+        error
     }
 }
 
@@ -245,6 +322,7 @@ impl From<metering::Error> for ApiError {
             metering::Error::LedgerDown => {
                 Self::unavailable("ledger_unavailable", message, LATER_S)
             }
+            metering::Error::Lost => Self::unavailable("replica_lost", message, SOON_S),
             metering::Error::TooManyOpen => Self::unavailable("too_many_requests", message, SOON_S),
             metering::Error::Failed(failure) => failure.into(),
         }

@@ -24,7 +24,7 @@ pub(super) async fn live() -> &'static str {
 /// 200 once every model is loaded and the store answers, 503 with the reasons otherwise.
 pub(super) async fn ready(State(api): Shared) -> Response {
     let mut waiting_for = api.gateway.scheduler.not_ready();
-    if let Err(error) = api.gateway.ledger.ping().await {
+    if let Err(error) = api.gateway.store.ping().await {
         tracing::error!(%error, "the store does not answer");
         waiting_for.push("the store does not answer".into());
     }

@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod limits;
 mod openai;
 mod request_id;
 mod routes;

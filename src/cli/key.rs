@@ -1,36 +1,200 @@
 use std::io::{Write, stdout};
 
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Result, anyhow};
+use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
 
-use crate::store::Sqlite;
-use crate::tenancy::create_key;
-use crate::types::TenantStore;
+use super::limits::LimitArguments;
+use super::project::{ALL, ensure_organisation, line};
+use crate::app::DEFAULT_ORGANISATION;
+use crate::tenancy::{Admin, KeyWish, Made};
+use crate::types::{Actor, ApiKey, KeyId, KeysOf, LimitSet, Limits, Scope, Store};
 
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
     /// Make a key, and print its secret, which is shown this once
-    Create {
-        /// The project that pays: its name or id
-        #[arg(long)]
-        project: String,
-    },
+    Create(Box<CreateArguments>),
     /// Print every key's id, project and the end of its secret
-    List,
+    List {
+        /// Of one project alone: its name or id
+        #[arg(long)]
+        project: Option<String>,
+    },
+    /// Make a successor of a key and print its secret; the old key is accepted for a while longer
+    Rotate {
+        /// The key's id
+        key: String,
+        /// How long: 24h, 30m, 7d
+        #[arg(long, default_value = "24h", value_parser = duration)]
+        overlap: SignedDuration,
+    },
+    /// Take a key back at once
+    Revoke {
+        /// The key's id
+        key: String,
+    },
+    /// Print the limits of a key, or set them: those that are not given end
+    Limit {
+        /// The key's id
+        key: String,
+        /// For one model alone
+        #[arg(long)]
+        model: Option<String>,
+        #[command(flatten)]
+        limits: LimitArguments,
+        /// End all limits of this key and model
+        #[arg(long)]
+        none: bool,
+    },
 }
 
-pub(super) async fn run(command: KeyCommand, store: &Sqlite) -> Result<()> {
+#[derive(Args)]
+pub(super) struct CreateArguments {
+    /// The project that pays: its name or id
+    #[arg(long, required_unless_present = "admin")]
+    project: Option<String>,
+    /// For an administrator, who makes projects and keys and asks no models; of the project's organisation
+    #[arg(long)]
+    admin: bool,
+    /// What people call it
+    #[arg(long, default_value = "")]
+    name: String,
+    /// How long it is accepted: 90d, 12h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    expires_in: Option<SignedDuration>,
+    /// A model that it may ask, and no other; may be given several times
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArguments,
+}
+
+pub(super) async fn run(command: KeyCommand, store: &dyn Store) -> Result<()> {
+    let admin = Admin {
+        store,
+        actor: Actor::CommandLine,
+    };
     let mut out = stdout().lock();
     match command {
-        KeyCommand::Create { project } => {
-            let project = store.find_project(&project).await?;
-            writeln!(out, "{}", create_key(store, &project).await?)?;
+        KeyCommand::Create(arguments) => {
+            writeln!(out, "{}", create(&admin, *arguments).await?.secret)?;
         }
-        KeyCommand::List => {
-            for key in store.keys().await? {
-                writeln!(out, "{}  {}  fb-...{}", key.id, key.project, key.hint)?;
+        KeyCommand::List { project } => {
+            let of = match project {
+                Some(project) => KeysOf::Project(store.find_project(&project).await?.id),
+                None => KeysOf::All,
+            };
+            let projects = store.projects(None, true, &ALL).await?;
+            for key in store.keys(&of, &ALL).await? {
+                let project = projects
+                    .iter()
+                    .find(|project| Some(&project.id) == key.project.as_ref());
+                let project = project.map_or("(admin)", |project| &project.name);
+                writeln!(
+                    out,
+                    "{}  {project}  fb-...{}{}",
+                    key.id,
+                    key.hint,
+                    notes(&key)
+                )?;
             }
+        }
+        KeyCommand::Rotate { key, overlap } => {
+            let old = store.find_key(&key.into()).await?;
+            let until = Timestamp::now() + overlap;
+            writeln!(out, "{}", admin.rotate_key(&old, until).await?.secret)?;
+        }
+        KeyCommand::Revoke { key } => {
+            admin
+                .revoke_key(&store.find_key(&key.into()).await?)
+                .await?;
+        }
+        KeyCommand::Limit {
+            key,
+            model,
+            limits,
+            none,
+        } => {
+            let key = store.find_key(&KeyId::from(key)).await?;
+            let (limits, id) = (Limits::from(limits), key.id.as_str().to_owned());
+            if limits.is_empty() && !none {
+                for set in store.limits_of(Scope::Key, &id).await? {
+                    writeln!(out, "{}", line(&set)?)?;
+                }
+                return Ok(());
+            }
+            let set = LimitSet {
+                scope: Scope::Key,
+                id,
+                model,
+                limits,
+            };
+            admin.set_limits(&key.organisation, set).await?;
         }
     }
     Ok(())
+}
+
+async fn create(admin: &Admin<'_>, arguments: CreateArguments) -> Result<Made> {
+    let wish = KeyWish {
+        name: arguments.name,
+        models: Some(arguments.models).filter(|models| !models.is_empty()),
+        expires: arguments.expires_in.map(|time| Timestamp::now() + time),
+        limits: arguments.limits.into(),
+    };
+    let project = match &arguments.project {
+        Some(project) => Some(admin.store.find_project(project).await?),
+        None => None,
+    };
+    Ok(match (arguments.admin, project) {
+        (true, Some(project)) => admin.create_admin_key(&project.organisation, wish).await?,
+        (true, None) => {
+            let organisation = ensure_organisation(admin, DEFAULT_ORGANISATION).await?;
+            admin.create_admin_key(&organisation.id, wish).await?
+        }
+        (false, Some(project)) => admin.create_key(&project, wish).await?,
+        (false, None) => return Err(anyhow!("--project or --admin is needed")),
+    })
+}
+
+fn notes(key: &ApiKey) -> String {
+    let mut notes = String::new();
+    if !key.name.is_empty() {
+        notes += &format!("  {:?}", key.name);
+    }
+    if let Some(end) = key.expires {
+        let word = if end <= Timestamp::now() {
+            "expired"
+        } else {
+            "until"
+        };
+        notes += &format!("  {word} {end:.0}");
+    }
+    notes
+}
+
+/// In jiff's friendly form, a day being 24 hours.
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let refuse = || format!("{text:?} is no time such as 90d, 24h or 30m");
+    let span: jiff::Span = text.parse().map_err(|_| refuse())?;
+    let options = jiff::SpanRelativeTo::days_are_24_hours();
+    let time = span.to_duration(options).map_err(|_| refuse())?;
+    if time.is_negative() || time > SignedDuration::from_hours(24 * 36_500) {
+        return Err(refuse());
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_given_in_days_hours_and_minutes() {
+        assert_eq!(duration("90d"), Ok(SignedDuration::from_hours(90 * 24)));
+        assert_eq!(duration("1h30m"), Ok(SignedDuration::from_mins(90)));
+        for bad in ["", "soon", "-1h", "1y", "900000d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
 }

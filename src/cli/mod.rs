@@ -3,6 +3,7 @@
 pub mod model;
 
 mod key;
+mod limits;
 mod project;
 mod usage;
 
@@ -14,8 +15,9 @@ use clap::{Parser, Subcommand};
 
 use crate::app;
 use crate::config::{Config, ConfigError};
-use crate::store::Sqlite;
+use crate::store;
 use crate::telemetry::init_logs;
+use crate::types::Store;
 use crate::worker;
 
 /// A config that can't be served (EX_USAGE of sysexits.h).
@@ -133,11 +135,11 @@ fn checked(path: Option<&Path>) -> Result<Config, ConfigError> {
 }
 
 /// Opens the configured store, which is made and migrated where it isn't there.
-fn with_store(path: Option<&Path>, run: impl AsyncFnOnce(&Sqlite) -> Result<()>) -> Result<()> {
+fn with_store(path: Option<&Path>, run: impl AsyncFnOnce(&dyn Store) -> Result<()>) -> Result<()> {
     let config = config(path)?;
     block_on(async {
-        let store = Sqlite::open(&config.store.url).await?;
-        let done = run(&store).await;
+        let store = store::open(&config.store.url).await?;
+        let done = run(&*store).await;
         store.close().await;
         done
     })

@@ -3,9 +3,10 @@ use std::io::{Write, stdout};
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 
-use crate::store::Sqlite;
-use crate::tenancy::create_project;
-use crate::types::TenantStore;
+use super::limits::LimitArguments;
+use crate::app::DEFAULT_ORGANISATION;
+use crate::tenancy::Admin;
+use crate::types::{Actor, LimitSet, Limits, Organisation, Page, Scope, Store, StoreError};
 
 #[derive(Subcommand)]
 pub(super) enum ProjectCommand {
@@ -13,27 +14,158 @@ pub(super) enum ProjectCommand {
     Create {
         /// Unique among projects; it serves as the id everywhere
         name: String,
+        /// Whose it is; made where it isn't there
+        #[arg(long, value_name = "NAME", default_value = DEFAULT_ORGANISATION)]
+        organisation: String,
+        #[command(flatten)]
+        limits: LimitArguments,
     },
     /// Print every project's id and name
-    List,
+    List {
+        /// Those that were archived, too
+        #[arg(long)]
+        archived: bool,
+    },
+    /// Give a project another name
+    Rename {
+        /// Its name or id
+        project: String,
+        /// Its new name
+        name: String,
+    },
+    /// End a project: its keys are accepted no longer, what it used stays in the books
+    Archive {
+        /// Its name or id
+        project: String,
+    },
+    /// Print the limits of a project, or set them: those that are not given end
+    Limit {
+        /// The project, by its name or id
+        #[arg(required_unless_present = "organisation")]
+        project: Option<String>,
+        /// All projects of an organisation together instead
+        #[arg(long, value_name = "NAME", conflicts_with = "project")]
+        organisation: Option<String>,
+        /// For one model alone
+        #[arg(long)]
+        model: Option<String>,
+        #[command(flatten)]
+        limits: LimitArguments,
+        /// End all limits of this scope and model
+        #[arg(long)]
+        none: bool,
+    },
 }
 
-pub(super) async fn run(command: ProjectCommand, store: &Sqlite) -> Result<()> {
+pub(super) async fn run(command: ProjectCommand, store: &dyn Store) -> Result<()> {
+    let admin = Admin {
+        store,
+        actor: Actor::CommandLine,
+    };
     let mut out = stdout().lock();
     match command {
-        ProjectCommand::Create { name } => {
-            let plain = !name.trim().is_empty() && !name.chars().any(char::is_control);
-            ensure!(
-                plain && name.len() <= 128,
-                "a project's name has 1 to 128 printable bytes"
-            );
-            writeln!(out, "{}", create_project(store, &name).await?.id)?;
+        ProjectCommand::Create {
+            name,
+            organisation,
+            limits,
+        } => {
+            check_name("project", &name)?;
+            check_name("organisation", &organisation)?;
+            let organisation = ensure_organisation(&admin, &organisation).await?;
+            let project = admin
+                .create_project(&organisation.id, &name, limits.into())
+                .await?;
+            writeln!(out, "{}", project.id)?;
         }
-        ProjectCommand::List => {
-            for project in store.projects().await? {
-                writeln!(out, "{}  {}", project.id, project.name)?;
+        ProjectCommand::List { archived } => {
+            for project in store.projects(None, archived, &ALL).await? {
+                let mark = if project.archived.is_some() {
+                    "  (archived)"
+                } else {
+                    ""
+                };
+                writeln!(out, "{}  {}{mark}", project.id, project.name)?;
             }
+        }
+        ProjectCommand::Rename { project, name } => {
+            check_name("project", &name)?;
+            let project = store.find_project(&project).await?;
+            admin.rename_project(&project, &name).await?;
+        }
+        ProjectCommand::Archive { project } => {
+            admin
+                .archive_project(&store.find_project(&project).await?)
+                .await?;
+        }
+        ProjectCommand::Limit {
+            project,
+            organisation,
+            model,
+            limits,
+            none,
+        } => {
+            let (scope, id, owner) = match (&project, &organisation) {
+                (Some(project), _) => {
+                    let project = store.find_project(project).await?;
+                    let id = project.id.as_str().to_owned();
+                    (Scope::Project, id, project.organisation)
+                }
+                (None, organisation) => {
+                    let name = organisation.as_deref().unwrap_or(DEFAULT_ORGANISATION);
+                    let id = store.find_organisation(name).await?.id;
+                    (Scope::Organisation, id.as_str().to_owned(), id)
+                }
+            };
+            let limits = Limits::from(limits);
+            if limits.is_empty() && !none {
+                for set in store.limits_of(scope, &id).await? {
+                    writeln!(out, "{}", line(&set)?)?;
+                }
+                return Ok(());
+            }
+            let set = LimitSet {
+                scope,
+                id,
+                model,
+                limits,
+            };
+            admin.set_limits(&owner, set).await?;
         }
     }
     Ok(())
+}
+
+/// Whole lists are printed.
+pub(super) const ALL: Page = Page {
+    after: None,
+    limit: u32::MAX,
+};
+
+pub(super) fn line(set: &LimitSet) -> Result<String> {
+    let model = set.model.as_deref().unwrap_or("(all models)");
+    Ok(format!("{model}  {}", serde_json::to_string(&set.limits)?))
+}
+
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
+    let plain = !name.trim().is_empty() && !name.chars().any(char::is_control);
+    ensure!(
+        plain && name.len() <= 128,
+        "the name of a {what} has 1 to 128 printable bytes"
+    );
+    Ok(())
+}
+
+pub(super) async fn ensure_organisation(
+    admin: &Admin<'_>,
+    name: &str,
+) -> Result<Organisation, StoreError> {
+    match admin.store.find_organisation(name).await {
+        Err(StoreError::NotFound(_)) => {}
+        other => return other,
+    }
+    match admin.create_organisation(name).await {
+        // Another process was faster.
+        Err(StoreError::Exists(_)) => admin.store.find_organisation(name).await,
+        other => other,
+    }
 }

@@ -4,8 +4,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::store::Sqlite;
-use crate::types::{Ledger, Money, UsageRow};
+use crate::types::{Dimension, Money, Store, UsageQuery, UsageRow};
 
 /// What amounts are in. Prices carry no currency of their own.
 const CURRENCY: &str = "USD";
@@ -50,8 +49,8 @@ struct Line {
 impl From<UsageRow> for Line {
     fn from(row: UsageRow) -> Self {
         Self {
-            project: row.project,
-            model: row.model,
+            project: row.project_name.unwrap_or_default(),
+            model: row.model.unwrap_or_default(),
             requests: row.requests,
             prompt_tokens: row.prompt_tokens,
             cached_tokens: row.cached_tokens,
@@ -77,8 +76,12 @@ impl Line {
     }
 }
 
-pub(super) async fn run(arguments: &UsageArguments, store: &Sqlite) -> Result<()> {
-    let rows = store.usage().await?;
+pub(super) async fn run(arguments: &UsageArguments, store: &dyn Store) -> Result<()> {
+    let query = UsageQuery {
+        group_by: vec![Dimension::Project, Dimension::Model],
+        ..UsageQuery::default()
+    };
+    let rows = store.usage(&query).await?;
     let total = Money(rows.iter().map(|row| row.amount.0).sum());
     let lines: Vec<_> = rows.into_iter().map(Line::from).collect();
     let mut out = stdout().lock();

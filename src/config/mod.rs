@@ -125,6 +125,7 @@ impl Config {
         self.check_models()?;
         self.scheduler.check()?;
         self.store.check()?;
+        self.ledger.check()?;
         self.tenancy.check(self.server.listen)
     }
 
@@ -228,9 +229,10 @@ mod tests {
             (WORKER.replace("\"w\"", "\"a b\""), "a b"),
             (format!("{WORKER}slots = 0\n"), "slots"),
             (
-                format!("{WORKER}[store]\nurl = \"postgres://u:secret@h/d\"\n"),
-                "postgres",
+                format!("{WORKER}[store]\nurl = \"mysql://u:secret@h/d\"\n"),
+                "mysql",
             ),
+            (format!("{WORKER}[ledger]\nlease_s = 1\n"), "lease_s"),
             (
                 format!("{WORKER}[store]\nurl = \"sqlite://:memory:\"\n"),
                 "file",

@@ -29,6 +29,8 @@ struct PriceConfig {
     prompt: Option<String>,
     cached_prompt: Option<String>,
     completion: Option<String>,
+    /// A quote for each answer, whatever its length.
+    request: Option<String>,
 }
 
 impl ModelConfig {
@@ -55,11 +57,14 @@ impl ModelConfig {
         let prompt_pico = quote(&self.price.prompt)?.unwrap_or(0);
         let cached_pico = quote(&self.price.cached_prompt)?.unwrap_or(prompt_pico);
         let completion_pico = quote(&self.price.completion)?.unwrap_or(0);
+        let request = self.price.request.as_deref().map(Price::per_request);
+        let request_pico = request.transpose()?.unwrap_or(0);
         Ok(Price {
-            version: format!("{prompt_pico}/{cached_pico}/{completion_pico}"),
+            version: format!("{prompt_pico}/{cached_pico}/{completion_pico}/{request_pico}"),
             prompt_pico,
             cached_pico,
             completion_pico,
+            request_pico,
         })
     }
 

@@ -4,7 +4,8 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sqlite://path`; made and migrated when it isn't there.
+    /// `sqlite://PATH`, made when it isn't there, or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; migrated at
+    /// the start.
     pub url: String,
 }
 
@@ -20,16 +21,18 @@ impl StoreConfig {
     /// The message never quotes the URL, which may hold a password.
     pub(super) fn check(&self) -> Result<(), String> {
         let (scheme, path) = self.url.split_once("://").unwrap_or(("none", ""));
-        if scheme != "sqlite" {
-            return Err(format!(
-                "[store] url has the scheme {scheme}, and sqlite://PATH is needed"
-            ));
-        }
-        if path.is_empty() || path.contains(":memory:") || path.contains('?') {
-            return Err(
+        match scheme {
+            "sqlite" if path.is_empty() || path.contains(":memory:") || path.contains('?') => Err(
                 "[store] url: a ledger needs a file, and takes no parameters: sqlite://PATH".into(),
-            );
+            ),
+            "sqlite" => Ok(()),
+            "postgres" | "postgresql" if path.is_empty() => {
+                Err("[store] url: postgres://USER:PASSWORD@HOST:PORT/DATABASE".into())
+            }
+            "postgres" | "postgresql" => Ok(()),
+            _ => Err(format!(
+                "[store] url has the scheme {scheme}, and sqlite://PATH or postgres://... is needed"
+            )),
         }
-        Ok(())
     }
 }

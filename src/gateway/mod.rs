@@ -1,4 +1,6 @@
-//! The way of a request, on one screen: resolve, admit, submit, meter. No HTTP.
+//! The way of a request, on one screen: resolve, reserve, admit, submit, meter. No HTTP.
+
+mod reserve;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,16 +11,17 @@ use crate::metering::{self, Meter, Metering};
 use crate::router::{self, Router};
 use crate::scheduler::{self, Need, Scheduler, Slot};
 use crate::telemetry::Metrics;
-use crate::tenancy::{self, Tenancy};
+use crate::tenancy::{self, Access, Limiter, Refused, Reservation, Standing, Tenancy};
 use crate::types::{
-    Caller, Class, Embed, Endpoint, Failure, Flown, Generate, Job, Kind, Ledger, Plan, RequestId,
-    Usage,
+    Class, Embed, Endpoint, Failure, Flown, Generate, Job, Kind, Plan, RequestId, Store, Usage,
 };
 
 /// Everything that a request meets on its way.
 pub struct Gateway {
     /// Who may ask.
     pub tenancy: Tenancy,
+    /// How much they may use.
+    pub limiter: Limiter,
     /// What names mean.
     pub router: Router,
     /// Where requests wait.
@@ -27,16 +30,16 @@ pub struct Gateway {
     pub metering: Metering,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Asked whether it answers, for readiness.
-    pub ledger: Arc<dyn Ledger>,
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
 }
 
 /// A request with what came around it.
 pub struct Ask<T> {
     /// Its name, for ever.
     pub request: RequestId,
-    /// Who asks.
-    pub caller: Caller,
+    /// Who asks, and what they may.
+    pub access: Arc<Access>,
     /// The person behind the caller, in the caller's own words.
     pub end_user: Option<String>,
     /// The door it came in by.
@@ -60,6 +63,8 @@ pub struct Served {
     pub worker: Arc<str>,
     /// How long the request waited for a slot.
     pub queued: Duration,
+    /// How the caller stands to its limits.
+    pub standing: Standing,
 }
 
 /// Why there is no answer.
@@ -71,6 +76,9 @@ pub enum Error {
     /// The model's name.
     #[error(transparent)]
     Router(#[from] router::Error),
+    /// A limit is used up.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// No slot.
     #[error(transparent)]
     Scheduler(#[from] scheduler::Error),
@@ -90,19 +98,22 @@ impl Gateway {
     ///
     /// # Errors
     /// Whatever fails before the first event.
-    pub async fn generate(&self, ask: Ask<Generate>) -> Result<(Served, Meter), Error> {
-        let plan = self.router.resolve(&ask.model, Kind::Generate)?;
+    pub async fn generate(&self, mut ask: Ask<Generate>) -> Result<(Served, Meter), Error> {
+        let plan = self.resolve(&ask, Kind::Generate)?;
+        let reserved = self.reserve(&mut ask, &plan).await?;
         let admission = self.metering.admit()?;
         let need = Need {
             class: ask.class,
             answers: ask.body.answers(),
         };
         let slot = self.scheduler.submit(&plan, need).await?;
-        let (served, flown) = describe(&ask, &plan, &slot);
-        let mut flight = self.metering.dispatch(admission, flown);
+        let (served, flown) = describe(&ask, &plan, &slot, &reserved);
+        let mut flight = self
+            .metering
+            .dispatch(admission, flown, Some(Box::new(reserved)));
         let job = Job {
             request: ask.body,
-            tenant: ask.caller.project,
+            tenant: ask.access.caller.project.clone(),
             class: ask.class,
             adapter: plan.adapter,
         };
@@ -120,15 +131,18 @@ impl Gateway {
     /// # Errors
     /// Whatever fails; then there is no charge to be paid.
     pub async fn embed(&self, ask: Ask<Embed>) -> Result<(Served, Vec<Vec<f32>>, Usage), Error> {
-        let plan = self.router.resolve(&ask.model, Kind::Embed)?;
+        let plan = self.resolve(&ask, Kind::Embed)?;
+        let reserved = self.reserve_embed(&ask, &plan).await?;
         let admission = self.metering.admit()?;
         let need = Need {
             class: ask.class,
             answers: 1,
         };
         let slot = self.scheduler.submit(&plan, need).await?;
-        let (served, flown) = describe(&ask, &plan, &slot);
-        let mut flight = self.metering.dispatch(admission, flown);
+        let (served, flown) = describe(&ask, &plan, &slot, &reserved);
+        let mut flight = self
+            .metering
+            .dispatch(admission, flown, Some(Box::new(reserved)));
         let embedded = match slot.embed(ask.body, flight.progress()).await {
             Ok(embedded) => embedded,
             Err(failure) => return Err(flight.fail(failure).await.into()),
@@ -142,16 +156,27 @@ impl Gateway {
     }
 }
 
-fn describe<T>(ask: &Ask<T>, plan: &Plan, slot: &Slot) -> (Served, Flown) {
+impl Gateway {
+    /// What the name means. To a key that may not ask a model, there is none of that name.
+    fn resolve<T>(&self, ask: &Ask<T>, kind: Kind) -> Result<Plan, router::Error> {
+        if !ask.access.allows(&ask.model) {
+            return Err(router::Error::UnknownModel(ask.model.clone()));
+        }
+        self.router.resolve(&ask.model, kind)
+    }
+}
+
+fn describe<T>(ask: &Ask<T>, plan: &Plan, slot: &Slot, reserved: &Reservation) -> (Served, Flown) {
     let served = Served {
         model: Arc::clone(&plan.model),
         worker: slot.worker().into(),
         queued: slot.queued(),
+        standing: reserved.standing.clone(),
     };
     let flown = Flown {
         request: ask.request,
         attempt: 1,
-        caller: ask.caller.clone(),
+        caller: ask.access.caller.clone(),
         end_user: ask.end_user.clone(),
         model: Arc::clone(&plan.model),
         revision: Arc::clone(&plan.revision),

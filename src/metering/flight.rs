@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -11,7 +11,8 @@ use super::writer::{Booking, Command};
 use super::{Admission, Error, Metering};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Charge, Checkpoint, Failure, Flown, Money, Outcome, Progress, RequestId, Source, State, Usage,
+    Charge, Checkpoint, Failure, Flown, Money, Outcome, Progress, RequestId, Reserved, Source,
+    State, Usage,
 };
 
 const REFRESH_MS: i64 = 1000;
@@ -23,6 +24,7 @@ pub struct Flight {
     /// Taken by whichever end comes first, so there is never a second.
     permit: Option<mpsc::OwnedPermit<Command>>,
     flights: Arc<Flights>,
+    reserved: Option<Box<dyn Reserved>>,
     hold: Duration,
     /// Whether any of the answer has reached the client.
     delivered: bool,
@@ -36,6 +38,8 @@ struct Open {
     first_token_ms: AtomicI64,
     /// When its last checkpoint was taken, in milliseconds.
     checkpoint_ms: AtomicI64,
+    /// Others booked it from its last checkpoint.
+    lost: AtomicBool,
 }
 
 /// Every unsettled attempt of this process.
@@ -46,12 +50,18 @@ pub(super) struct Flights {
 }
 
 impl Flight {
-    pub(super) fn new(metering: &Metering, admission: Admission, flown: Flown) -> Self {
+    pub(super) fn new(
+        metering: &Metering,
+        admission: Admission,
+        flown: Flown,
+        reserved: Option<Box<dyn Reserved>>,
+    ) -> Self {
         let open = Arc::new(Open {
             flown: Arc::new(flown),
             progress: Arc::new(Progress::default()),
             first_token_ms: AtomicI64::new(NONE),
             checkpoint_ms: AtomicI64::new(NONE),
+            lost: AtomicBool::new(false),
         });
         metering.flights.insert(&open);
         metering.metrics.ledger.open.inc();
@@ -59,6 +69,7 @@ impl Flight {
             open,
             permit: Some(admission.0),
             flights: Arc::clone(&metering.flights),
+            reserved,
             hold: metering.hold,
             delivered: false,
             metrics: Arc::clone(&metering.metrics),
@@ -100,7 +111,7 @@ impl Flight {
     /// Books the whole answer, and returns once the charge is on disk.
     ///
     /// # Errors
-    /// The store did not take it in time. Once it is back the charge is booked, where pieces of the answer
+    /// Others booked it, or the store did not take it in time. Once it is back the charge is booked, where pieces of the answer
     /// have reached the client; where none has, the client was told to come again, and pays nothing.
     pub async fn settle(&mut self, usage: Usage) -> Result<(), Error> {
         self.open.progress.close();
@@ -142,17 +153,34 @@ impl Flight {
         let Some(permit) = self.end() else {
             return Ok(());
         };
+        if self.open.lost.load(Ordering::Acquire) {
+            return Err(Error::Lost);
+        }
         let (ack, booked) = oneshot::channel();
+        let costs = (charge.state == State::Settled).then_some((charge.usage, charge.amount));
         let booking = Booking::new(charge, Some(ack));
         let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(booking)));
-        match tokio::time::timeout(self.hold, booked).await {
-            Ok(Ok(())) => Ok(()),
+        let done = match tokio::time::timeout(self.hold, booked).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(Error::Lost),
             Ok(Err(_)) | Err(_) => {
                 forgiven.store(!self.delivered, Ordering::Release);
                 Err(Error::LedgerDown)
             }
+        };
+        if done.is_ok() || self.delivered {
+            self.spend(costs);
+        }
+        self.reserved = None;
+        done
+    }
+
+    /// Of what was reserved, this much is gone for good.
+    fn spend(&mut self, costs: Option<(Usage, Money)>) {
+        if let (Some(mut reserved), Some((usage, amount))) = (self.reserved.take(), costs) {
+            reserved.settle(usage, amount);
         }
     }
 
@@ -191,10 +219,15 @@ impl Drop for Flight {
             return;
         }
         let usage = self.close();
+        if self.open.lost.load(Ordering::Acquire) {
+            self.end();
+            return;
+        }
         if usage == Usage::default() {
             return self.void();
         }
         let amount = self.open.flown.price.amount(&usage);
+        self.spend(Some((usage, amount)));
         let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
@@ -227,6 +260,21 @@ impl Flights {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Gives up the attempts that have an `in_flight` row, since others booked them from it: their workers are
+    /// told to stop. Gives their number.
+    pub(super) fn lose(&self) -> usize {
+        let known = self
+            .open
+            .iter()
+            .filter(|entry| entry.checkpoint_ms.load(Ordering::Relaxed) != NONE);
+        known
+            .map(|entry| {
+                entry.lost.store(true, Ordering::Release);
+                entry.progress.close();
+            })
+            .count()
+    }
+
     /// The attempts whose `in_flight` row is missing or older than a second, as they stand now.
     pub(super) fn due(&self, now: Timestamp) -> Vec<Checkpoint> {
         if self.count.load(Ordering::Relaxed) == 0 {
@@ -237,7 +285,8 @@ impl Flights {
             .iter()
             .filter(|entry| {
                 let last = entry.checkpoint_ms.load(Ordering::Relaxed);
-                last == NONE || now_ms - last >= REFRESH_MS
+                let due = last == NONE || now_ms - last >= REFRESH_MS;
+                due && !entry.lost.load(Ordering::Relaxed)
             })
             .map(|entry| {
                 entry.checkpoint_ms.store(now_ms, Ordering::Relaxed);

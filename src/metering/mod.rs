@@ -5,7 +5,9 @@
 //! (nothing ran), or a plain drop (the client went). A [`Meter`] is a stream of events with its flight.
 
 mod flight;
+mod lease;
 mod meter;
+mod reaper;
 mod writer;
 
 #[cfg(test)]
@@ -21,8 +23,10 @@ pub use flight::Flight;
 pub use meter::Meter;
 
 use crate::telemetry::Metrics;
-use crate::types::{Failure, Flown, Ledger, StoreError};
+use crate::types::{Failure, Flown, Ledger, Replica, Reserved};
 use flight::Flights;
+use lease::Lease;
+pub use reaper::reap;
 use writer::{Command, Writer};
 
 /// How the writer works.
@@ -32,6 +36,8 @@ pub struct Options {
     pub max_open: usize,
     /// How long the end of an answer waits for its commit.
     pub hold: Duration,
+    /// How long this replica may be silent before others book what it has in flight; never, where it is alone.
+    pub lease: Option<Duration>,
 }
 
 /// Why an answer can't be metered, or did not come to its end.
@@ -40,6 +46,11 @@ pub enum Error {
     /// The store takes no commits: nothing is started that could not be booked.
     #[error("the ledger is not available")]
     LedgerDown,
+    /// This replica was silent for too long, and others booked the answer as far as it had come.
+    #[error(
+        "this server was cut off from the ledger; the answer is charged as far as it had come by then"
+    )]
+    Lost,
     /// As many attempts are open as may be.
     #[error("too many requests are open")]
     TooManyOpen,
@@ -53,6 +64,7 @@ pub enum Error {
 pub struct Metering {
     commands: mpsc::Sender<Command>,
     flights: Arc<Flights>,
+    lease: Arc<Lease>,
     hold: Duration,
     metrics: Arc<Metrics>,
 }
@@ -61,32 +73,34 @@ pub struct Metering {
 pub struct Admission(mpsc::OwnedPermit<Command>);
 
 impl Metering {
-    /// Starts the writer. It ends, with everything booked, once the last clone and the last flight are
-    /// gone.
+    /// Starts the writer of a replica that has joined. It ends, with everything booked, once the last clone and
+    /// the last flight are gone.
     pub fn start(
         ledger: Arc<dyn Ledger>,
+        replica: Replica,
         metrics: Arc<Metrics>,
         options: &Options,
     ) -> (Self, JoinHandle<()>) {
         let (commands, queue) = mpsc::channel(options.max_open);
         let flights = Arc::new(Flights::default());
-        let writer = Writer::new(ledger, queue, Arc::clone(&flights), Arc::clone(&metrics));
+        let lease = Arc::new(Lease::new(options.lease));
+        let writer = Writer::new(
+            ledger,
+            replica,
+            Arc::clone(&lease),
+            queue,
+            Arc::clone(&flights),
+            Arc::clone(&metrics),
+        );
         metrics.ledger.store_up.set(1);
         let metering = Self {
             commands,
             flights,
+            lease,
             hold: options.hold,
             metrics,
         };
         (metering, tokio::spawn(writer.run()))
-    }
-
-    /// Books what a dead process left in flight, before anything else is served.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn recover(ledger: &dyn Ledger) -> Result<u64, StoreError> {
-        ledger.recover().await
     }
 
     /// Takes the place in the writer's queue that the attempt's charge will need.
@@ -94,7 +108,7 @@ impl Metering {
     /// # Errors
     /// The store is down, or too many attempts are open.
     pub fn admit(&self) -> Result<Admission, Error> {
-        if self.metrics.ledger.store_up.get() == 0 {
+        if self.metrics.ledger.store_up.get() == 0 || !self.lease.holds() {
             return Err(Error::LedgerDown);
         }
         match self.commands.clone().try_reserve_owned() {
@@ -105,7 +119,12 @@ impl Metering {
     }
 
     /// An attempt goes to its worker: from now on it is in flight.
-    pub fn dispatch(&self, admission: Admission, flown: Flown) -> Flight {
-        Flight::new(self, admission, flown)
+    pub fn dispatch(
+        &self,
+        admission: Admission,
+        flown: Flown,
+        reserved: Option<Box<dyn Reserved>>,
+    ) -> Flight {
+        Flight::new(self, admission, flown, reserved)
     }
 }

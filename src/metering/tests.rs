@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -6,34 +7,73 @@ use async_trait::async_trait;
 use futures_util::stream;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::*;
 use crate::types::{
-    Caller, Class, Delta, Endpoint, Event, LedgerBatch, Outcome, Price, RequestId, State, Usage,
-    UsageRow,
+    Caller, Class, Delta, Endpoint, Event, LedgerBatch, Money, Outcome, Price, Recovered,
+    ReplicaId, RequestId, Reserved, Spender, Spent, State, StoreError, Usage, UsageQuery, UsageRow,
 };
 
 /// Keeps batches in memory, and can be told to fail.
 #[derive(Default)]
 struct Book {
     batches: Mutex<Vec<LedgerBatch>>,
+    /// By attempt: the event that stands.
+    booked: Mutex<HashMap<(RequestId, u32), Uuid>>,
+    joined: Mutex<Vec<ReplicaId>>,
     down: AtomicBool,
+    /// Commits once more, and tells nobody that it did.
+    unknown: AtomicBool,
 }
 
 #[async_trait]
 impl Ledger for Book {
-    async fn commit(&self, batch: &LedgerBatch) -> Result<(), StoreError> {
+    async fn join(&self, replica: &Replica) -> Result<(), StoreError> {
+        self.joined.lock().unwrap().push(replica.id.clone());
+        Ok(())
+    }
+    async fn leave(&self, _: &ReplicaId) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn commit(
+        &self,
+        replica: &Replica,
+        batch: &LedgerBatch,
+    ) -> Result<Vec<Uuid>, StoreError> {
         if self.down.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("told to".into()));
         }
-        self.batches.lock().unwrap().push(batch.clone());
-        Ok(())
+        if self.joined.lock().unwrap().last() != Some(&replica.id) {
+            return Err(StoreError::Fenced);
+        }
+        let mut booked = self.booked.lock().unwrap();
+        let mut others = Vec::new();
+        let mut batch = batch.clone();
+        batch.charges.retain(|charge| {
+            let attempt = (charge.flown.request, charge.flown.attempt);
+            let stands = *booked.entry(attempt).or_insert(charge.event_id);
+            if stands != charge.event_id {
+                others.push(charge.event_id);
+            }
+            stands == charge.event_id
+        });
+        self.batches.lock().unwrap().push(batch);
+        if self.unknown.swap(false, Ordering::Relaxed) {
+            return Err(StoreError::Unavailable(
+                "the connection broke after COMMIT".into(),
+            ));
+        }
+        Ok(others)
     }
-    async fn recover(&self) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-    async fn usage(&self) -> Result<Vec<UsageRow>, StoreError> {
+    async fn recover(&self, _: &Replica, _: Duration) -> Result<Vec<Recovered>, StoreError> {
         Ok(Vec::new())
+    }
+    async fn usage(&self, _: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn spent(&self, _: &Spender, _: Timestamp) -> Result<Spent, StoreError> {
+        Ok(Spent::default())
     }
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
@@ -63,10 +103,16 @@ fn metering(max_open: usize) -> (Arc<Book>, Metering, JoinHandle<()>) {
     let options = Options {
         max_open,
         hold: Duration::from_millis(300),
+        lease: None,
     };
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (metering, writer) =
-        Metering::start(Arc::clone(&book) as Arc<dyn Ledger>, metrics, &options);
+    let replica = Replica {
+        id: ReplicaId::mint(),
+        name: "a".into(),
+    };
+    book.joined.lock().unwrap().push(replica.id.clone());
+    let ledger = Arc::clone(&book) as Arc<dyn Ledger>;
+    let (metering, writer) = Metering::start(ledger, replica, metrics, &options);
     (book, metering, writer)
 }
 
@@ -76,11 +122,13 @@ fn flight(metering: &Metering) -> Flight {
         prompt_pico: 1,
         cached_pico: 1,
         completion_pico: 100,
+        request_pico: 0,
     };
     let flown = Flown {
         request: RequestId::mint(),
         attempt: 1,
         caller: Caller {
+            organisation: "org_a".into(),
             project: "proj_a".into(),
             key: "key_a".into(),
         },
@@ -93,7 +141,7 @@ fn flight(metering: &Metering) -> Flight {
         price: Arc::new(price),
         started: Timestamp::now(),
     };
-    metering.dispatch(metering.admit().unwrap(), flown)
+    metering.dispatch(metering.admit().unwrap(), flown, None)
 }
 
 const USAGE: Usage = Usage {
@@ -263,4 +311,100 @@ async fn no_more_are_open_than_the_ledger_has_room_for() {
     assert!(matches!(metering.admit(), Err(Error::TooManyOpen)));
     drop((first, second));
     finished(metering, writer).await;
+}
+
+#[tokio::test]
+async fn an_unknown_commit_outcome_is_tried_again_and_found_to_stand() {
+    let (book, metering, writer) = metering(8);
+    book.unknown.store(true, Ordering::Relaxed);
+    let mut meter = meter(flight(&metering), vec![Ok(end())]);
+    assert!(matches!(meter.next().await, Some(Ok(Event::End { .. }))));
+    drop(meter);
+    finished(metering, writer).await;
+    let stands = [(State::Settled, Outcome::Completed, USAGE, 207)];
+    let charges = book.charges();
+    assert_eq!(book.booked.lock().unwrap().len(), 1);
+    assert!(
+        charges.iter().all(|charge| *charge == stands[0]) && charges.len() == 2,
+        "tried twice"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_was_taken_for_dead_gives_up_what_others_booked_and_lives_on() {
+    let (book, metering, writer) = metering(8);
+    let running = flight(&metering);
+    running.progress().start(7);
+    let checkpointed = || {
+        let batches = book.batches.lock().unwrap();
+        batches.iter().any(|batch| !batch.checkpoints.is_empty())
+    };
+    while !checkpointed() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Others took it for dead, and booked the running one.
+    book.joined.lock().unwrap().push(ReplicaId::mint());
+    let attempt = (running.flown().request, 1);
+    book.booked.lock().unwrap().insert(attempt, Uuid::now_v7());
+
+    let fresh = flight(&metering);
+    let mut answer = meter(fresh, vec![Ok(delta()), Ok(end())]);
+    answer.next().await.unwrap().unwrap();
+    assert!(
+        matches!(answer.next().await, Some(Ok(Event::End { .. }))),
+        "it has no row yet"
+    );
+    assert!(running.progress().is_closed(), "its worker is told to stop");
+    let mut lost = meter(running, vec![Ok(end())]);
+    assert!(matches!(lost.next().await, Some(Err(Error::Lost))));
+    drop((answer, lost));
+    finished(metering, writer).await;
+    assert_eq!(book.joined.lock().unwrap().len(), 3);
+    assert_eq!(book.charges().len(), 1);
+}
+
+#[tokio::test]
+async fn a_charge_in_whose_place_another_stands_is_no_end_of_an_answer() {
+    let (book, metering, writer) = metering(8);
+    let flight = flight(&metering);
+    let attempt = (flight.flown().request, 1);
+    book.booked.lock().unwrap().insert(attempt, Uuid::now_v7());
+    let mut meter = meter(flight, vec![Ok(end())]);
+    assert!(matches!(meter.next().await, Some(Err(Error::Lost))));
+    drop(meter);
+    finished(metering, writer).await;
+    assert!(book.charges().is_empty());
+}
+
+/// Remembers how it ended.
+struct Deposit(Arc<Mutex<Option<(Usage, Money)>>>);
+
+impl Reserved for Deposit {
+    fn settle(&mut self, usage: Usage, amount: Money) {
+        *self.0.lock().unwrap() = Some((usage, amount));
+    }
+}
+
+#[tokio::test]
+async fn what_was_reserved_is_settled_with_what_is_charged_and_given_back_otherwise() {
+    for (events, settled) in [
+        (vec![Ok(delta()), Ok(end())], Some((USAGE, Money(207)))),
+        (vec![Ok(delta()), Err(Failure::Broken("oh".into()))], None),
+        (vec![Err(Failure::Busy)], None),
+    ] {
+        let (_book, metering, writer) = metering(8);
+        let (end, price) = (Arc::default(), flight(&metering).flown().clone());
+        let flown = Flown {
+            request: RequestId::mint(),
+            ..price
+        };
+        let deposit = Box::new(Deposit(Arc::clone(&end)));
+        let flight = metering.dispatch(metering.admit().unwrap(), flown, Some(deposit));
+        let mut meter = meter(flight, events);
+        while let Some(Ok(_)) = meter.next().await {}
+        drop(meter);
+        finished(metering, writer).await;
+        assert_eq!(*end.lock().unwrap(), settled);
+        assert_eq!(Arc::strong_count(&end), 1, "the deposit is gone");
+    }
 }

@@ -5,16 +5,22 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
 
 use super::flight::Flights;
+use super::lease::Lease;
 use crate::telemetry::Metrics;
-use crate::types::{Charge, Ledger, LedgerBatch, Money, Outcome, RequestId, State, StoreError};
+use crate::types::{
+    Charge, Ledger, LedgerBatch, Money, Outcome, Replica, ReplicaId, RequestId, State, StoreError,
+};
 
 /// How soon a new attempt gets its `in_flight` row, at the latest.
 const TICK: Duration = Duration::from_millis(250);
 const MAX_BATCH: usize = 1024;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A commit that takes longer is tried again, its outcome unknown.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the flights ask of the writer.
 pub(super) enum Command {
@@ -27,15 +33,15 @@ pub(super) enum Command {
 /// A charge on its way to the ledger.
 pub(super) struct Booking {
     charge: Charge,
-    /// The answer waits for it, if there is one.
-    ack: Option<oneshot::Sender<()>>,
+    /// The answer waits for it, if there is one. It is told whether the charge stands, or another in its place.
+    ack: Option<oneshot::Sender<bool>>,
     /// Set once the client was told that there is no answer: it doesn't pay. A commit that is on its way at
     /// that very moment may still book it.
     pub(super) forgiven: Arc<AtomicBool>,
 }
 
 impl Booking {
-    pub(super) fn new(charge: Charge, ack: Option<oneshot::Sender<()>>) -> Self {
+    pub(super) fn new(charge: Charge, ack: Option<oneshot::Sender<bool>>) -> Self {
         Self {
             charge,
             ack,
@@ -50,6 +56,8 @@ impl Booking {
 /// waits for one commit, in a crowd many share it.
 pub(super) struct Writer {
     ledger: Arc<dyn Ledger>,
+    replica: Replica,
+    lease: Arc<Lease>,
     queue: mpsc::Receiver<Command>,
     flights: Arc<Flights>,
     metrics: Arc<Metrics>,
@@ -58,12 +66,16 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         ledger: Arc<dyn Ledger>,
+        replica: Replica,
+        lease: Arc<Lease>,
         queue: mpsc::Receiver<Command>,
         flights: Arc<Flights>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             ledger,
+            replica,
+            lease,
             queue,
             flights,
             metrics,
@@ -78,7 +90,7 @@ impl Writer {
             tokio::select! {
                 count = self.queue.recv_many(&mut commands, MAX_BATCH) => {
                     if count == 0 {
-                        return;
+                        return self.leave().await;
                     }
                 }
                 _ = tick.tick() => {}
@@ -87,7 +99,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&self, commands: &mut Vec<Command>) {
+    async fn commit(&mut self, commands: &mut Vec<Command>) {
         let mut batch = LedgerBatch {
             checkpoints: self.flights.due(Timestamp::now()),
             ..LedgerBatch::default()
@@ -98,29 +110,37 @@ impl Writer {
                 Command::Book(booking) => {
                     batch.charges.push(booking.charge);
                     forgiven.push(booking.forgiven);
-                    waiting.extend(booking.ack);
+                    waiting.push(booking.ack);
                 }
                 Command::Void(request, attempt) => batch.voids.push((request, attempt)),
             }
         }
-        if batch.checkpoints.is_empty() && batch.charges.is_empty() && batch.voids.is_empty() {
+        if batch.is_empty() && !self.lease.beat_is_due() {
             return;
         }
-        self.commit_until_it_stands(&mut batch, &forgiven).await;
-        for charge in &batch.charges {
-            self.metrics.booked(charge);
+        let others = self.commit_until_it_stands(&mut batch, &forgiven).await;
+        for (charge, ack) in batch.charges.iter().zip(waiting) {
+            let stands = !others.contains(&charge.event_id);
+            if stands {
+                self.metrics.booked(charge);
+            } else {
+                self.metrics.ledger.conflicts.inc();
+            }
             self.metrics.ledger.pending.dec();
-        }
-        for ack in waiting {
             // Whoever waited may have gone; the charge stands.
-            let _gone = ack.send(());
+            let _gone = ack.map(|ack| ack.send(stands));
         }
     }
 
-    /// Money is never given up: the same batch is tried until the store takes it.
-    async fn commit_until_it_stands(&self, batch: &mut LedgerBatch, forgiven: &[Arc<AtomicBool>]) {
+    /// Money is never given up: the same batch is tried until the store takes it. Gives the charges in whose
+    /// place another one stands.
+    async fn commit_until_it_stands(
+        &mut self,
+        batch: &mut LedgerBatch,
+        forgiven: &[Arc<AtomicBool>],
+    ) -> Vec<Uuid> {
         let mut pause = FIRST_RETRY;
-        loop {
+        let others = loop {
             for (charge, forgiven) in batch.charges.iter_mut().zip(forgiven) {
                 if forgiven.load(Ordering::Acquire) {
                     charge.amount = Money(0);
@@ -129,18 +149,29 @@ impl Writer {
                 }
             }
             let start = Instant::now();
-            let done = self.ledger.commit(batch).await;
+            let done =
+                tokio::time::timeout(COMMIT_TIMEOUT, self.ledger.commit(&self.replica, batch));
+            let done = done
+                .await
+                .unwrap_or_else(|late| Err(StoreError::Unavailable(late.into())));
             self.metrics
                 .ledger
                 .commit_seconds
                 .observe(start.elapsed().as_secs_f64());
             match done {
-                Ok(()) => break,
+                Ok(others) => {
+                    self.lease.renewed(start);
+                    break others;
+                }
+                Err(StoreError::Fenced) => {
+                    self.join_anew(batch).await;
+                    continue;
+                }
                 Err(error) => self.complain(&error, pause),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_RETRY);
-        }
+        };
         if self.metrics.ledger.store_up.get() == 0 {
             tracing::info!("the ledger's store takes commits again");
         }
@@ -154,6 +185,31 @@ impl Writer {
             .ledger
             .last_commit
             .set(Timestamp::now().as_millisecond() as f64 / 1000.0);
+        others
+    }
+
+    /// Others took this replica for dead and booked what it had in flight. It lives on under another id; charges
+    /// on their way are tried again, and those that others booked are found out by that.
+    async fn join_anew(&mut self, batch: &mut LedgerBatch) {
+        let lost = self.flights.lose();
+        batch.checkpoints.clear();
+        self.metrics.ledger.fenced.inc();
+        tracing::error!(
+            lost,
+            "this replica was taken for dead: others booked what it had in flight"
+        );
+        self.replica.id = ReplicaId::mint();
+        if let Err(error) = self.ledger.join(&self.replica).await {
+            self.complain(&error, LAST_RETRY);
+            tokio::time::sleep(LAST_RETRY).await;
+        }
+    }
+
+    /// Everything is booked, so nothing is left to recover. If this fails, a recovery finds nothing.
+    async fn leave(&self) {
+        if let Err(error) = self.ledger.leave(&self.replica.id).await {
+            tracing::warn!(%error, "this replica could not sign off");
+        }
     }
 
     fn complain(&self, error: &StoreError, pause: Duration) {

@@ -16,7 +16,9 @@ use futures_core::Stream;
 pub use pool::Limits;
 
 use crate::telemetry::Metrics;
-use crate::types::{Class, Embed, Embedded, Event, Events, Failure, Job, Plan, Progress};
+use crate::types::{
+    Class, Embed, Embedded, Event, Events, Failure, Generate, Job, Measure, Plan, Progress,
+};
 use crate::worker::{Health, Worker};
 use pool::{Hold, Pool};
 
@@ -91,6 +93,41 @@ impl Scheduler {
             .ok_or(Error::NoWorker)?
             .slot(need)
             .await
+    }
+
+    /// What a request would take of the plan's workers, where one of them can tell.
+    ///
+    /// # Errors
+    /// The request can't be run by this model.
+    pub async fn measure(
+        &self,
+        plan: &Plan,
+        request: &Generate,
+    ) -> Result<Option<Measure>, Failure> {
+        match self.ready(plan) {
+            Some(worker) => worker.measure(request).await,
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Scheduler::measure`], for texts to be embedded.
+    ///
+    /// # Errors
+    /// As [`Scheduler::measure`].
+    pub async fn measure_embed(
+        &self,
+        plan: &Plan,
+        request: &Embed,
+    ) -> Result<Option<u32>, Failure> {
+        match self.ready(plan) {
+            Some(worker) => worker.measure_embed(request).await,
+            None => Ok(None),
+        }
+    }
+
+    fn ready(&self, plan: &Plan) -> Option<&Arc<dyn Worker>> {
+        let mut workers = self.pools.get(&plan.pool)?.workers();
+        workers.find(|worker| worker.health() == Health::Ready)
     }
 
     /// What still loads or has failed to, a line each; empty when every model can be asked.

@@ -1,10 +1,33 @@
-//! Only SQL: implements the ports of tenancy and metering.
+//! Only SQL: implements the ports of tenancy and metering on SQLite and on PostgreSQL.
+//!
+//! What both understand is written once, in `sql/`, and compiled for each: `sqlite/` and `postgres/` give it
+//! their driver's types and the few words in which they differ.
 
+mod postgres;
 mod sqlite;
 
-use crate::types::StoreError;
+use std::sync::Arc;
 
-pub use sqlite::{ServeLock, Sqlite};
+use crate::types::{Store, StoreError};
+
+/// Opens the store at a URL, `sqlite://PATH` or `postgres://...`, makes what isn't there and migrates it.
+///
+/// # Errors
+/// The URL is of neither kind, the store can't be opened, a migration fails, or it isn't as durable as a
+/// ledger has to be. No message quotes the URL, which may hold a password.
+pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", _)) => Ok(Arc::new(sqlite::Sqlite::open(url).await?)),
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::Postgres::open(url).await?)),
+        _ => Err(unusable(
+            "[store] url is neither sqlite://PATH nor postgres://...",
+        )),
+    }
+}
+
+fn unusable(reason: impl Into<String>) -> StoreError {
+    StoreError::Unavailable(reason.into().into())
+}
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
@@ -17,3 +40,6 @@ impl From<sqlx::migrate::MigrateError> for StoreError {
         Self::Unavailable(Box::new(error))
     }
 }
+
+#[cfg(test)]
+mod tests;

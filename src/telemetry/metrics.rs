@@ -13,7 +13,7 @@ use prometheus::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Charge, Endpoint, State};
+use crate::types::{Charge, Endpoint, Money, Recovered, State, Usage, UsageRow};
 
 /// From a millisecond to two minutes: what people and batch jobs wait.
 const WAIT_SECONDS: &[f64] = &[
@@ -40,6 +40,7 @@ pub struct Metrics {
 struct Requests {
     answered: IntCounterVec,
     tokens: IntCounterVec,
+    charged: IntCounterVec,
     first_token: HistogramVec,
     per_token: HistogramVec,
     duration: HistogramVec,
@@ -77,6 +78,10 @@ pub struct LedgerMetrics {
     /// How long a commit takes.
     pub commit_seconds: Histogram,
     charges: IntCounterVec,
+    /// Charges that did not stand, since another replica had booked the attempt.
+    pub conflicts: IntCounter,
+    /// Times that this replica was taken for dead.
+    pub fenced: IntCounter,
     /// Attempts that run and aren't booked yet.
     pub open: IntGauge,
     /// Charges that wait for a commit.
@@ -294,17 +299,7 @@ impl Metrics {
             return;
         }
         let usage = charge.usage;
-        let kinds = [
-            ("prompt", usage.prompt_tokens),
-            ("cached", usage.cached_tokens),
-            ("completion", usage.completion_tokens),
-        ];
-        for (kind, tokens) in kinds {
-            self.requests
-                .tokens
-                .with_label_values(&[model, kind])
-                .inc_by(tokens.into());
-        }
+        self.used(model, Sum::of(&usage, charge.amount));
         if let Some(first) = charge.first_token
             && usage.completion_tokens > 1
         {
@@ -314,6 +309,54 @@ impl Metrics {
                 .with_label_values(&[model])
                 .observe(gap);
         }
+    }
+
+    /// What a dead replica left was booked.
+    pub fn recovered(&self, row: &Recovered) {
+        self.ledger
+            .charges
+            .with_label_values(&[State::Recovered.as_str()])
+            .inc();
+        self.used(&row.model, Sum::of(&row.usage, row.amount));
+    }
+
+    /// Takes up what this replica booked in its earlier lives: sums of the ledger by state and model.
+    pub fn rehydrate(&self, rows: &[UsageRow]) {
+        for row in rows {
+            let state = row.state.as_deref().unwrap_or_default();
+            self.ledger
+                .charges
+                .with_label_values(&[state])
+                .inc_by(row.requests.unsigned_abs());
+            if state == State::Absorbed.as_str() {
+                continue;
+            }
+            let sum = Sum {
+                prompt_tokens: row.prompt_tokens.unsigned_abs(),
+                cached_tokens: row.cached_tokens.unsigned_abs(),
+                completion_tokens: row.completion_tokens.unsigned_abs(),
+                amount: row.amount,
+            };
+            self.used(row.model.as_deref().unwrap_or_default(), sum);
+        }
+    }
+
+    fn used(&self, model: &str, sum: Sum) {
+        let kinds = [
+            ("prompt", sum.prompt_tokens),
+            ("cached", sum.cached_tokens),
+            ("completion", sum.completion_tokens),
+        ];
+        for (kind, tokens) in kinds {
+            self.requests
+                .tokens
+                .with_label_values(&[model, kind])
+                .inc_by(tokens);
+        }
+        self.requests
+            .charged
+            .with_label_values(&[model])
+            .inc_by(u64::try_from(sum.amount.0).unwrap_or(0));
     }
 
     /// The whole registry in Prometheus's text format 0.0.4.
@@ -327,11 +370,31 @@ impl Metrics {
     }
 }
 
+/// Tokens and money that go to the counters together.
+struct Sum {
+    prompt_tokens: u64,
+    cached_tokens: u64,
+    completion_tokens: u64,
+    amount: Money,
+}
+
+impl Sum {
+    fn of(usage: &Usage, amount: Money) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens.into(),
+            cached_tokens: usage.cached_tokens.into(),
+            completion_tokens: usage.completion_tokens.into(),
+            amount,
+        }
+    }
+}
+
 impl Requests {
     fn new(r: &Registry) -> Result<Self, prometheus::Error> {
         let answered = "Requests that were answered or refused, by HTTP status.";
         let tokens =
             "Tokens in booked charges, by kind: prompt (cached ones included), cached, completion.";
+        let charged = "Amounts of booked charges, in 10^-12 of the currency.";
         let first_token = "From the request's arrival to its first piece of text.";
         let per_token = "Mean gap between the tokens of one answer, after the first.";
         let duration = "From dispatch to the end of the answer.";
@@ -343,6 +406,7 @@ impl Requests {
                 &["endpoint", "model", "status"],
             )?,
             tokens: counters(r, "tokens_total", tokens, &["model", "kind"])?,
+            charged: counters(r, "charged_pico_total", charged, &["model"])?,
             first_token: histograms(
                 r,
                 "time_to_first_token_seconds",
@@ -450,7 +514,7 @@ impl LedgerMetrics {
         let charges = counters(
             r,
             "ledger_charges_total",
-            "Charges booked by this process, by state.",
+            "Charges booked by this replica in all its lives, by state.",
             &["state"],
         )?;
         // They stand at zero from the start: the first of a kind is a rise, not a birth.
@@ -461,6 +525,7 @@ impl LedgerMetrics {
             full("ledger_commit_seconds"),
             "How long a transaction of the ledger takes.",
         );
+        let conflicts = "Charges that did not stand, since another replica had booked the attempt.";
         let last = "When the ledger last committed, in seconds since the epoch.";
         Ok(Self {
             commits: counter(
@@ -478,6 +543,12 @@ impl LedgerMetrics {
                 Histogram::with_opts(seconds.buckets(COMMIT_SECONDS.to_vec()))?,
             )?,
             charges,
+            conflicts: counter(r, "ledger_conflicts_total", conflicts)?,
+            fenced: counter(
+                r,
+                "ledger_fenced_total",
+                "Times that others took this replica for dead.",
+            )?,
             open: gauge(
                 r,
                 "ledger_open",

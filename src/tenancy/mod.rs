@@ -1,17 +1,24 @@
-//! Key -> [`Caller`]: who asks, and who pays.
+//! Key -> who asks: a tenant with its limits, or an administrator.
 
-mod keys;
+mod admin;
+mod limiter;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-pub use keys::{create_key, create_project, ensure_project};
+pub use admin::{Admin, KeyWish, Made};
+pub use limiter::{
+    Limiter, Meter, Need, Over, Rate, Refused, Reservation, Standing, Unit, seconds,
+};
 
-use crate::types::{Caller, SecretHash, StoreError, TenantStore};
+use crate::types::{
+    Caller, Holder, KeyId, LimitSet, Limits, OrganisationId, SecretHash, StoreError, TenantStore,
+};
 
 /// How long a key that was found is taken for good: changes reach every process within it.
 const CACHE_FOR: Duration = Duration::from_secs(2);
@@ -22,22 +29,78 @@ const CACHE_KEYS: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody has this key.
-    #[error("no such key")]
+    #[error("this API key is not known here")]
     UnknownKey,
+    /// It was good once.
+    #[error("this API key {0}")]
+    Over(&'static str),
     /// It can't be looked up at the moment.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Who holds a key.
+#[derive(Debug, Clone)]
+pub enum Identity {
+    /// Asks models, and pays.
+    Tenant(Arc<Access>),
+    /// Makes projects and keys, and asks no model.
+    Administrator(Administrator),
+}
+
+/// What a tenant's key opens.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Who asks, and who pays.
+    pub caller: Caller,
+    /// The models that it may ask; any, where there is no list.
+    pub models: Option<Vec<String>>,
+    /// What it must keep to.
+    pub limits: Vec<LimitSet>,
+}
+
+/// The holder of an administrator's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Administrator {
+    /// The key, as the audit log names it.
+    pub key: KeyId,
+    /// What it administers.
+    pub organisation: OrganisationId,
 }
 
 /// Knows the keys.
 pub struct Tenancy {
     store: Arc<dyn TenantStore>,
     bootstrap: Option<(SecretHash, Caller)>,
-    known: DashMap<SecretHash, (Caller, Instant)>,
+    known: DashMap<SecretHash, (Identity, Instant)>,
+}
+
+impl Access {
+    /// Whether it may ask this model.
+    #[must_use]
+    pub fn allows(&self, model: &str) -> bool {
+        self.models
+            .as_ref()
+            .is_none_or(|models| models.iter().any(|allowed| allowed == model))
+    }
+
+    /// Whether any of its limits is of tokens or of money, for which a request has to be measured.
+    #[must_use]
+    pub fn counts_tokens(&self) -> bool {
+        self.limits.iter().any(|set| {
+            let limits = Limits {
+                requests_per_minute: None,
+                requests_per_day: None,
+                concurrent: None,
+                ..set.limits.clone()
+            };
+            !limits.is_empty()
+        })
+    }
 }
 
 impl Tenancy {
-    /// Looks keys up in a store. The bootstrap key, where there is one, needs none.
+    /// Looks keys up in a store. The bootstrap key, where there is one, is in none.
     #[must_use]
     pub fn new(store: Arc<dyn TenantStore>, bootstrap: Option<(&str, Caller)>) -> Self {
         Self {
@@ -50,38 +113,86 @@ impl Tenancy {
     /// Who holds this secret.
     ///
     /// # Errors
-    /// Nobody, or the store failed.
-    pub async fn authenticate(&self, secret: &str) -> Result<Caller, Error> {
+    /// Nobody, or nobody any more, or the store failed.
+    pub async fn authenticate(&self, secret: &str) -> Result<Identity, Error> {
         let hash = hash(secret);
+        if let Some(identity) = self.remembered(&hash) {
+            return Ok(identity);
+        }
+        let identity = self.look_up(&hash).await?;
+        self.remember(hash, identity.clone());
+        Ok(identity)
+    }
+
+    async fn look_up(&self, hash: &SecretHash) -> Result<Identity, Error> {
         if let Some((bootstrap, caller)) = &self.bootstrap
-            && bool::from(bootstrap.ct_eq(&hash))
+            && bool::from(bootstrap.ct_eq(hash))
         {
-            return Ok(caller.clone());
+            return Ok(Identity::Tenant(Arc::new(Access {
+                caller: caller.clone(),
+                models: None,
+                limits: self.store.limits(&caller.project).await?,
+            })));
         }
-        if let Some(caller) = self.remembered(&hash) {
-            return Ok(caller);
-        }
-        let (key, project) = self.store.find_key(&hash).await?.ok_or(Error::UnknownKey)?;
-        let caller = Caller { project, key };
-        self.remember(hash, caller.clone());
-        Ok(caller)
+        // By a hash of what was sent: how long it takes says nothing of any secret.
+        let holder = self.store.holder(hash).await?.ok_or(Error::UnknownKey)?;
+        self.note_use(&holder);
+        identity(holder)
     }
 
-    fn remembered(&self, hash: &SecretHash) -> Option<Caller> {
+    /// Nobody waits for it, and a failure is seen where it matters.
+    fn note_use(&self, holder: &Holder) {
+        let (store, key) = (Arc::clone(&self.store), holder.key.id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.used(&key).await {
+                tracing::debug!(%error, "when a key was last used could not be noted");
+            }
+        });
+    }
+
+    fn remembered(&self, hash: &SecretHash) -> Option<Identity> {
         let entry = self.known.get(hash)?;
-        let (caller, since) = entry.value();
-        (since.elapsed() < CACHE_FOR).then(|| caller.clone())
+        let (identity, since) = entry.value();
+        (since.elapsed() < CACHE_FOR).then(|| identity.clone())
     }
 
-    fn remember(&self, hash: SecretHash, caller: Caller) {
+    fn remember(&self, hash: SecretHash, identity: Identity) {
         if self.known.len() >= CACHE_KEYS {
             self.known
                 .retain(|_, (_, since)| since.elapsed() < CACHE_FOR);
         }
         if self.known.len() < CACHE_KEYS {
-            self.known.insert(hash, (caller, Instant::now()));
+            self.known.insert(hash, (identity, Instant::now()));
         }
     }
+}
+
+fn identity(holder: Holder) -> Result<Identity, Error> {
+    let key = holder.key;
+    if key.revoked.is_some() {
+        return Err(Error::Over("was taken back"));
+    }
+    if key.expires.is_some_and(|end| end <= Timestamp::now()) {
+        return Err(Error::Over("has expired"));
+    }
+    if holder.archived {
+        return Err(Error::Over("is of a project that was archived"));
+    }
+    Ok(match key.project {
+        Some(project) => Identity::Tenant(Arc::new(Access {
+            caller: Caller {
+                organisation: key.organisation,
+                project,
+                key: key.id,
+            },
+            models: key.models,
+            limits: holder.limits,
+        })),
+        None => Identity::Administrator(Administrator {
+            key: key.id,
+            organisation: key.organisation,
+        }),
+    })
 }
 
 /// Secrets have 285 bits of chance in them: a plain hash can't be turned back, and needs no salt.

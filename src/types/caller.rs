@@ -1,10 +1,12 @@
 use serde::{Deserialize, Serialize};
 
-use super::{KeyId, ProjectId};
+use super::{KeyId, OrganisationId, ProjectId};
 
 /// Who sends a request, once the key was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    /// Whose project it is.
+    pub organisation: OrganisationId,
     /// The tenant that pays.
     pub project: ProjectId,
     /// The key that was shown.

@@ -34,6 +34,15 @@ pub struct Generate {
     pub format: Format,
 }
 
+/// What a request would take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Measure {
+    /// Tokens of its prompts.
+    pub prompt_tokens: u64,
+    /// Tokens that its answers may have at most, all together.
+    pub completion_tokens: u64,
+}
+
 /// A request with what a worker has to know of who asks.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Job {

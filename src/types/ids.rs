@@ -56,6 +56,16 @@ text_id!(
     "proj"
 );
 text_id!(
+    /// An organisation: a customer, with its projects.
+    OrganisationId,
+    "org"
+);
+text_id!(
+    /// One life of one process that serves: what it has in flight is in its name.
+    ReplicaId,
+    "replica"
+);
+text_id!(
     /// The public name of an API key. It is no secret and may be logged.
     KeyId,
     "key"

@@ -1,12 +1,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::Usage;
 
 /// Digits after the point of one currency unit: amounts are counted in 10^-12 of it.
 const SCALE: u32 = 12;
 const UNIT: i128 = 10_i128.pow(SCALE);
 const TOKENS_PER_QUOTE: i128 = 1_000_000;
+/// 100,000 units: beside tokens at the highest price it still fits a row's 64 bits.
+const MOST_PER_REQUEST: i64 = 100_000_000_000_000_000;
 
 /// An exact amount, in pico-units (10^-12) of the ledger's currency.
 ///
@@ -36,6 +40,20 @@ impl fmt::Display for Money {
         }
         let digits = format!("{part:012}");
         write!(f, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+impl Serialize for Money {
+    /// A decimal in quotes: a float would round money.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -75,6 +93,8 @@ pub struct Price {
     pub cached_pico: i64,
     /// A generated token.
     pub completion_pico: i64,
+    /// An answer, whatever its length.
+    pub request_pico: i64,
 }
 
 impl Price {
@@ -96,15 +116,32 @@ impl Price {
             .ok_or_else(|| format!("{per_million:?} per million tokens is too much: at most 1000"))
     }
 
-    /// What a usage costs. Exact: tokens are whole, and so are prices of a token.
+    /// The price of one request, out of its quote.
+    ///
+    /// # Errors
+    /// The quote is no decimal, or too much.
+    pub fn per_request(quote: &str) -> Result<i64, String> {
+        let quoted: Money = quote.parse()?;
+        i64::try_from(quoted.0)
+            .ok()
+            .filter(|pico| *pico <= MOST_PER_REQUEST)
+            .ok_or_else(|| format!("{quote:?} a request is too much: at most 100000"))
+    }
+
+    /// What a usage costs. Exact: tokens are whole, and so are prices of a token. Where nothing was used,
+    /// nothing is to be paid.
     #[must_use]
     pub fn amount(&self, usage: &Usage) -> Money {
+        if usage.total_tokens() == 0 {
+            return Money(0);
+        }
         let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         let of = |tokens: u32, pico: i64| i128::from(tokens) * i128::from(pico);
         Money(
             of(computed, self.prompt_pico)
                 + of(usage.cached_tokens, self.cached_pico)
-                + of(usage.completion_tokens, self.completion_pico),
+                + of(usage.completion_tokens, self.completion_pico)
+                + i128::from(self.request_pico),
         )
     }
 }
@@ -125,7 +162,8 @@ mod tests {
         #[test]
         fn a_row_at_the_highest_price_fits_64_bits(prompt: u32, completion: u32) {
             let top = Price::per_token("1000").unwrap();
-            let price = Price { prompt_pico: top, completion_pico: top, ..Price::default() };
+            let request_pico = Price::per_request("100000").unwrap();
+            let price = Price { prompt_pico: top, completion_pico: top, request_pico, ..Price::default() };
             let usage = Usage { prompt_tokens: prompt, completion_tokens: completion, cached_tokens: 0 };
             let amount = price.amount(&usage);
             prop_assert_eq!(i128::from(amount.row()), amount.0);
@@ -159,13 +197,15 @@ mod tests {
             prompt_pico: 10,
             cached_pico: 1,
             completion_pico: 100,
+            request_pico: 5,
         };
         let usage = Usage {
             prompt_tokens: 7,
             cached_tokens: 3,
             completion_tokens: 2,
         };
-        assert_eq!(price.amount(&usage), Money(4 * 10 + 3 + 200));
+        assert_eq!(price.amount(&usage), Money(4 * 10 + 3 + 200 + 5));
+        assert_eq!(price.amount(&Usage::default()), Money(0));
     }
 
     #[test]

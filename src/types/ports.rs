@@ -1,6 +1,17 @@
-use async_trait::async_trait;
+//! What the store does for the others.
 
-use super::{Charge, Checkpoint, KeyId, Money, ProjectId};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    Act, Actor, ApiKey, AuditRow, Charge, Checkpoint, Holder, KeyId, LimitSet, Money, Organisation,
+    OrganisationId, Project, ProjectId, ReplicaId, RequestId, Scope, SecretHash, Usage, UsageQuery,
+    UsageRow,
+};
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -11,59 +22,54 @@ pub enum StoreError {
     /// There is nothing of that name.
     #[error("no {0}")]
     NotFound(String),
+    /// This replica was not heard of for too long: others have booked what it had in flight.
+    #[error("this replica was taken for dead")]
+    Fenced,
     /// The store can't be reached or broke; the same call may succeed later.
     #[error("the store failed: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The SHA-256 of a key's secret: all that is ever stored of it.
-pub type SecretHash = [u8; 32];
-
-/// A tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Project {
-    /// Its id, for ever.
-    pub id: ProjectId,
-    /// Its name, unique among projects.
-    pub name: String,
-    /// Seconds since the epoch.
-    pub created_s: i64,
+/// Which part of a list is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Begins behind the entry with this id; at the start, where there is none.
+    pub after: Option<String>,
+    /// So many at most.
+    pub limit: u32,
 }
 
-/// A key to be stored.
+/// Which keys are wanted.
 #[derive(Debug, Clone)]
-pub struct NewKey {
-    /// Its public name.
-    pub id: KeyId,
-    /// The project that pays for what it asks.
-    pub project: ProjectId,
-    /// The hash of its secret.
-    pub hash: SecretHash,
-    /// The last characters of the secret, by which people tell keys apart.
-    pub hint: String,
+pub enum KeysOf {
+    /// Those of every project, and the administrators'.
+    All,
+    /// A project's.
+    Project(ProjectId),
+    /// An organisation's administrators'.
+    Administrators(OrganisationId),
 }
 
-/// A key as it is listed.
-#[derive(Debug, Clone)]
-pub struct KeyRow {
-    /// Its public name.
-    pub id: KeyId,
-    /// The name of its project.
-    pub project: String,
-    /// The last characters of its secret.
-    pub hint: String,
-    /// Seconds since the epoch.
-    pub created_s: i64,
-}
-
-/// Where projects and keys are kept.
+/// Where organisations, projects and keys are kept, and who changed them.
 #[async_trait]
 pub trait TenantStore: Send + Sync {
-    /// Adds a project.
+    /// Carries an act out and writes it into the audit log of the organisation that it is about: both or
+    /// neither.
     ///
     /// # Errors
-    /// The name is taken, or the store failed.
-    async fn create_project(&self, project: &Project) -> Result<(), StoreError>;
+    /// A name is taken, the target isn't there, or the store failed.
+    async fn act(
+        &self,
+        actor: &Actor,
+        organisation: &OrganisationId,
+        act: &Act,
+    ) -> Result<(), StoreError>;
+
+    /// The organisation with this id or, failing that, this name.
+    ///
+    /// # Errors
+    /// There is none, or the store failed.
+    async fn find_organisation(&self, id_or_name: &str) -> Result<Organisation, StoreError>;
 
     /// The project with this id or, failing that, this name.
     ///
@@ -71,29 +77,67 @@ pub trait TenantStore: Send + Sync {
     /// There is none, or the store failed.
     async fn find_project(&self, id_or_name: &str) -> Result<Project, StoreError>;
 
-    /// All projects by name.
+    /// The projects of an organisation, or of all, oldest first.
     ///
     /// # Errors
     /// The store failed.
-    async fn projects(&self) -> Result<Vec<Project>, StoreError>;
+    async fn projects(
+        &self,
+        of: Option<&OrganisationId>,
+        archived: bool,
+        page: &Page,
+    ) -> Result<Vec<Project>, StoreError>;
 
-    /// Adds a key.
+    /// The key with this public name.
     ///
     /// # Errors
-    /// The store failed.
-    async fn create_key(&self, key: &NewKey) -> Result<(), StoreError>;
+    /// There is none, or the store failed.
+    async fn find_key(&self, id: &KeyId) -> Result<ApiKey, StoreError>;
 
-    /// The key with this hash and its project, if there is one.
+    /// Keys that were not taken back, oldest first.
     ///
     /// # Errors
     /// The store failed.
-    async fn find_key(&self, hash: &SecretHash) -> Result<Option<(KeyId, ProjectId)>, StoreError>;
+    async fn keys(&self, of: &KeysOf, page: &Page) -> Result<Vec<ApiKey>, StoreError>;
 
-    /// All keys, oldest first.
+    /// Who holds the key with this hash, whether or not it is still good.
     ///
     /// # Errors
     /// The store failed.
-    async fn keys(&self) -> Result<Vec<KeyRow>, StoreError>;
+    async fn holder(&self, hash: &SecretHash) -> Result<Option<Holder>, StoreError>;
+
+    /// The limits of a project and of its organisation.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn limits(&self, project: &ProjectId) -> Result<Vec<LimitSet>, StoreError>;
+
+    /// The limits of one scope, for each model that has some and for all together.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn limits_of(&self, scope: Scope, id: &str) -> Result<Vec<LimitSet>, StoreError>;
+
+    /// A key was shown just now.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn used(&self, key: &KeyId) -> Result<(), StoreError>;
+
+    /// An organisation's audit log, newest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn audit(&self, of: &OrganisationId, page: &Page) -> Result<Vec<AuditRow>, StoreError>;
+}
+
+/// A process that serves.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// This life of it.
+    pub id: ReplicaId,
+    /// What operators call it; the same in each of its lives.
+    pub name: String,
 }
 
 /// What the ledger's writer commits at once.
@@ -104,24 +148,48 @@ pub struct LedgerBatch {
     /// Rows of `charge` to be added; the `in_flight` row of each goes.
     pub charges: Vec<Charge>,
     /// Attempts that turned out to be nothing: their `in_flight` rows go.
-    pub voids: Vec<(super::RequestId, u32)>,
+    pub voids: Vec<(RequestId, u32)>,
 }
 
-/// One line of the bill.
+impl LedgerBatch {
+    /// Whether there is nothing to be written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.checkpoints.is_empty() && self.charges.is_empty() && self.voids.is_empty()
+    }
+}
+
+/// Whose spending is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Spender {
+    /// Of what.
+    pub scope: Scope,
+    /// The id of the organisation, project or key.
+    pub id: Arc<str>,
+    /// On this model; on all together, where there is none.
+    pub model: Option<Arc<str>>,
+}
+
+/// What was spent in some time: charges that stand, whoever booked them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Answers.
+    pub requests: u64,
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// Those of the batch class among them.
+    pub batch_tokens: u64,
+    /// What is to be paid for them.
+    pub amount: Money,
+}
+
+/// A charge that was booked for a replica that died.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageRow {
-    /// The project's name.
-    pub project: String,
+pub struct Recovered {
     /// The model that was asked for.
     pub model: String,
-    /// Answers, without the absorbed.
-    pub requests: i64,
-    /// Tokens of prompts, cached ones included.
-    pub prompt_tokens: i64,
-    /// Tokens of prompts that were reused.
-    pub cached_tokens: i64,
-    /// Tokens that were generated.
-    pub completion_tokens: i64,
+    /// As far as it had come at its last checkpoint.
+    pub usage: Usage,
     /// To be paid.
     pub amount: Money,
 }
@@ -129,29 +197,82 @@ pub struct UsageRow {
 /// Where charges are kept.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Writes all of a batch or nothing of it. When this returns, it is on disk.
-    ///
-    /// A charge that stands already is left as it is: the same batch may be tried again after an error.
-    ///
-    /// # Errors
-    /// The store failed; whether the batch stands is unknown.
-    async fn commit(&self, batch: &LedgerBatch) -> Result<(), StoreError>;
-
-    /// Books what a process that died left in flight, and gives the number of rows.
-    ///
-    /// # Errors
-    /// The store failed; nothing was booked.
-    async fn recover(&self) -> Result<u64, StoreError>;
-
-    /// The sums of the ledger by project and model.
+    /// This replica serves from now on.
     ///
     /// # Errors
     /// The store failed.
-    async fn usage(&self) -> Result<Vec<UsageRow>, StoreError>;
+    async fn join(&self, replica: &Replica) -> Result<(), StoreError>;
+
+    /// This replica serves no longer. What it still has in flight is booked by the next recovery.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError>;
+
+    /// Writes all of a batch or nothing of it, and says that the replica lives. When this returns, it is on
+    /// disk.
+    ///
+    /// A charge that stands already is left as it is: the same batch may be tried again after an error. The
+    /// charges in whose place another one stands are returned; others booked those attempts.
+    ///
+    /// # Errors
+    /// The replica was taken for dead, and nothing was written; or the store failed, and whether the
+    /// batch stands is unknown.
+    async fn commit(&self, replica: &Replica, batch: &LedgerBatch)
+    -> Result<Vec<Uuid>, StoreError>;
+
+    /// Books, in this replica's name, what others left in flight that were not heard of for so long.
+    ///
+    /// # Errors
+    /// The store failed; nothing was booked.
+    async fn recover(
+        &self,
+        replica: &Replica,
+        silent_for: Duration,
+    ) -> Result<Vec<Recovered>, StoreError>;
+
+    /// Sums of the ledger.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError>;
+
+    /// What was spent since this time, which begins a day of UTC.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn spent(&self, by: &Spender, since: Timestamp) -> Result<Spent, StoreError>;
 
     /// Whether the store answers.
     ///
     /// # Errors
     /// It doesn't.
     async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// Everything that is kept, in one database.
+#[async_trait]
+pub trait Store: TenantStore + Ledger {
+    /// Claims the store for a process that serves from it.
+    ///
+    /// # Errors
+    /// Another process serves from it where only one may, or the store failed.
+    fn claim(&self) -> Result<Claim, StoreError>;
+
+    /// Closes every connection, once their calls are done.
+    async fn close(&self);
+}
+
+/// The right to serve from a store, until it is dropped or the process dies.
+pub struct Claim {
+    /// The only one there can be: whatever is in flight when it is taken, is of the dead.
+    pub exclusive: bool,
+    /// Gives it back.
+    pub guard: Box<dyn std::any::Any + Send + Sync>,
+}
+
+/// What was reserved for an attempt. Dropped unsettled, all of it is given back.
+pub trait Reserved: Send + Sync {
+    /// This much was used; the rest is given back.
+    fn settle(&mut self, usage: Usage, amount: Money);
 }

@@ -15,7 +15,7 @@ pub use embedded::{Mistral, MistralOptions};
 pub use isolated::{Error as ChildError, Isolated, run_child};
 pub use options::Options;
 
-use crate::types::{Embed, Embedded, Events, Failure, Job, Progress};
+use crate::types::{Embed, Embedded, Events, Failure, Generate, Job, Measure, Progress};
 
 /// Whether a worker can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,22 @@ pub trait Worker: Send + Sync {
     /// given as many more of those as it runs of the batch class.
     fn preempts(&self) -> bool {
         false
+    }
+
+    /// What a request would take, where this worker can tell before it runs.
+    ///
+    /// # Errors
+    /// The request can't be run by this model.
+    async fn measure(&self, _request: &Generate) -> Result<Option<Measure>, Failure> {
+        Ok(None)
+    }
+
+    /// The tokens of texts, where this worker can tell before it runs.
+    ///
+    /// # Errors
+    /// As [`Worker::measure`].
+    async fn measure_embed(&self, _request: &Embed) -> Result<Option<u32>, Failure> {
+        Ok(None)
     }
 
     /// Starts an answer. Dropping the stream cancels it.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::error::ApiError;
+use crate::api::limits;
 use crate::gateway::{self, Served};
 use crate::metering::Meter;
 use crate::types::{CallDelta, Delta, Event, Finish, TokenLogprob, ToolCall, Usage};
@@ -217,7 +218,7 @@ fn failure(error: ApiError) -> Sse {
     Sse::default().data(error.event())
 }
 
-/// Who served, and how long the request waited.
+/// Who served, how long the request waited, and how the caller stands to its limits.
 pub(super) fn with_headers(mut response: Response, served: &Served) -> Response {
     let headers: &mut HeaderMap = response.headers_mut();
     let queued = u64::try_from(served.queued.as_millis()).unwrap_or(u64::MAX);
@@ -225,6 +226,7 @@ pub(super) fn with_headers(mut response: Response, served: &Served) -> Response 
     if let Ok(worker) = HeaderValue::from_str(&served.worker) {
         headers.insert("x-forebay-served-by", worker);
     }
+    limits::insert(headers, &served.standing);
     response
 }
 

@@ -24,11 +24,15 @@ pub(in crate::api) struct Model {
     owned_by: &'static str,
 }
 
-pub(in crate::api) async fn list(State(api): Shared, _: Authenticated) -> Json<List> {
+pub(in crate::api) async fn list(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+) -> Json<List> {
     let data = api
         .gateway
         .router
         .names()
+        .filter(|name| access.allows(name))
         .map(|name| model(&api, name))
         .collect();
     Json(List {
@@ -39,11 +43,11 @@ pub(in crate::api) async fn list(State(api): Shared, _: Authenticated) -> Json<L
 
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
-    _: Authenticated,
+    Authenticated(access): Authenticated,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
     let Path(name) = name.map_err(|_| ApiError::invalid(None, "the model's name is no UTF-8"))?;
-    if api.gateway.router.names().any(|known| known == name) {
+    if access.allows(&name) && api.gateway.router.names().any(|known| known == name) {
         return Ok(Json(model(&api, &name)));
     }
     Err(gateway::Error::from(router::Error::UnknownModel(name)).into())

@@ -3,20 +3,41 @@
 //! One connection writes, some read. The writer is in WAL mode with synchronous=FULL, which syncs each
 //! commit to disk; both are asserted when it opens, since SQLite ignores a pragma that it can't follow.
 
-mod ledger;
-mod tenants;
-
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 
-use crate::types::StoreError;
+use super::unusable;
+use crate::types::{Claim, Store, StoreError};
+
+// The words of this database, for the SQL that both share.
+type Db = sqlx::Sqlite;
+type Connection = SqliteConnection;
+use Sqlite as Backend;
+/// IMMEDIATE: the lock is taken at the start, so a commit can't fail for having read first.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+macro_rules! now_ms {
+    () => {
+        "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+    };
+}
+
+#[path = "../sql/ledger.rs"]
+mod ledger;
+#[path = "../sql/rows.rs"]
+mod rows;
+#[path = "../sql/tenants.rs"]
+mod tenants;
+#[path = "../sql/usage.rs"]
+mod usage;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
@@ -26,35 +47,21 @@ const SYNCHRONOUS_FULL: i64 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
 
-/// An open SQLite store. Clones share its connections.
-#[derive(Clone)]
-pub struct Sqlite {
+/// An open SQLite store.
+pub(super) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     path: PathBuf,
 }
 
-/// Held by the one process that serves from a store, until it is dropped or the process dies.
-pub struct ServeLock {
-    _file: File,
-}
-
 impl Sqlite {
     /// Opens `sqlite://path`, makes it where it isn't there, and migrates it.
-    ///
-    /// # Errors
-    /// The URL is not SQLite's, the file can't be opened, a migration fails, or the database isn't
-    /// as durable as it was told to be.
-    pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let unusable = |reason: String| StoreError::Unavailable(reason.into());
-        // A checked config has no other; the URL isn't quoted, since it may hold a password.
-        let Some(path) = url
+    pub(super) async fn open(url: &str) -> Result<Self, StoreError> {
+        let path = url
             .strip_prefix("sqlite://")
             .filter(|path| !path.is_empty())
-        else {
-            return Err(unusable("[store] url is not sqlite://PATH".into()));
-        };
-        let path = PathBuf::from(path);
+            .map(PathBuf::from)
+            .ok_or_else(|| unusable("[store] url is not sqlite://PATH"))?;
         if let Some(folder) = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
@@ -88,32 +95,38 @@ impl Sqlite {
         })
     }
 
-    /// Claims the store for the one process that may serve from it: only that one may take what is in
-    /// flight for the leftovers of the dead.
-    ///
-    /// # Errors
-    /// Another process serves from it, or the lock file can't be made.
-    pub fn lock_for_serving(&self) -> Result<ServeLock, StoreError> {
+    fn lock(&self) -> Result<File, StoreError> {
         let path = with_suffix(&self.path, ".lock");
-        let failed = |reason: String| StoreError::Unavailable(reason.into());
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
-            .map_err(|error| failed(format!("{}: {error}", path.display())))?;
+            .map_err(|error| unusable(format!("{}: {error}", path.display())))?;
         match file.try_lock() {
-            Ok(()) => Ok(ServeLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(failed(format!(
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(unusable(format!(
                 "another forebay serves from {}",
                 self.path.display()
             ))),
-            Err(TryLockError::Error(error)) => Err(failed(format!("{}: {error}", path.display()))),
+            Err(TryLockError::Error(error)) => {
+                Err(unusable(format!("{}: {error}", path.display())))
+            }
         }
     }
+}
 
-    /// Closes every connection, once their calls are done.
-    pub async fn close(&self) {
+#[async_trait]
+impl Store for Sqlite {
+    /// Only one process may serve from it: then whatever is in flight at its start is of the dead.
+    fn claim(&self) -> Result<Claim, StoreError> {
+        Ok(Claim {
+            exclusive: true,
+            guard: Box::new(self.lock()?),
+        })
+    }
+
+    async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
     }
@@ -127,9 +140,9 @@ async fn assert_durable(pool: &SqlitePool) -> Result<(), StoreError> {
         .fetch_one(pool)
         .await?;
     if !journal.eq_ignore_ascii_case("wal") || synchronous != SYNCHRONOUS_FULL {
-        return Err(StoreError::Unavailable(
-            format!("SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and 2 (full)").into(),
-        ));
+        return Err(unusable(format!(
+            "SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and 2 (full)"
+        )));
     }
     Ok(())
 }
@@ -139,6 +152,3 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,9 +8,11 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::metering::{Flight, Metering, Options};
-use crate::store::Sqlite;
 use crate::telemetry::Metrics;
-use crate::types::{Caller, Class, Endpoint, Failure, Flown, Ledger, Price, RequestId};
+use crate::types::{
+    Caller, Class, Endpoint, Failure, Flown, Ledger, Price, Replica, ReplicaId, RequestId, Store,
+    UsageQuery,
+};
 
 /// Says what happens, in words.
 struct Plain;
@@ -34,7 +36,7 @@ impl Shape for Plain {
 
 /// A ledger, and an attempt that is booked in it.
 struct Desk {
-    store: Arc<Sqlite>,
+    store: Arc<dyn Store>,
     metering: Metering,
     writer: JoinHandle<()>,
     _folder: tempfile::TempDir,
@@ -44,18 +46,25 @@ impl Desk {
     async fn open() -> (Self, Flight) {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/t.db", folder.path().display());
-        let store = Arc::new(Sqlite::open(&url).await.unwrap());
+        let store = crate::store::open(&url).await.unwrap();
         let options = Options {
             max_open: 8,
             hold: Duration::from_secs(1),
+            lease: None,
         };
+        let replica = Replica {
+            id: ReplicaId::mint(),
+            name: "a".into(),
+        };
+        store.join(&replica).await.unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
-        let (metering, writer) =
-            Metering::start(Arc::clone(&store) as Arc<dyn Ledger>, metrics, &options);
+        let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
+        let (metering, writer) = Metering::start(ledger, replica, metrics, &options);
         let flown = Flown {
             request: RequestId::mint(),
             attempt: 1,
             caller: Caller {
+                organisation: "org_a".into(),
                 project: "proj_a".into(),
                 key: "key_a".into(),
             },
@@ -68,7 +77,7 @@ impl Desk {
             price: Arc::new(Price::default()),
             started: Timestamp::now(),
         };
-        let flight = metering.dispatch(metering.admit().unwrap(), flown);
+        let flight = metering.dispatch(metering.admit().unwrap(), flown, None);
         let desk = Self {
             store,
             metering,
@@ -280,7 +289,7 @@ async fn a_client_that_stops_reading_is_gone_after_a_while_and_pays_for_what_was
     assert!(progress.is_closed());
     drop(desk.metering);
     desk.writer.await.unwrap();
-    let rows = desk.store.usage().await.unwrap();
+    let rows = desk.store.usage(&UsageQuery::default()).await.unwrap();
     // The first frame names the choice, three more waited, and for one there was no room.
     assert_eq!(
         (

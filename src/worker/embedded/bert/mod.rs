@@ -112,6 +112,18 @@ impl Worker for Bert {
         self.status.health()
     }
 
+    async fn measure_embed(&self, request: &Embed) -> Result<Option<u32>, Failure> {
+        let (model, request) = (self.status.loaded()?, request.clone());
+        let measured = tokio::task::spawn_blocking(move || {
+            let rows = model.read(&request, &Progress::default())?;
+            let tokens: usize = rows.iter().map(tokens::Row::len).sum();
+            Ok(u32::try_from(tokens).ok())
+        });
+        measured
+            .await
+            .map_err(|_| Failure::Broken("the texts could not be measured".into()))?
+    }
+
     async fn embed(&self, request: Embed, progress: Arc<Progress>) -> Result<Embedded, Failure> {
         let model = self.status.loaded()?;
         let dimensions = request.dimensions;

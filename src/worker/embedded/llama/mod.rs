@@ -35,8 +35,8 @@ use super::tools::{CallParser, blame};
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
 use crate::types::{
-    CellType, Events, Failure, Format, Generate, Job, Layout, Progress, Prompt, ToolChoice,
-    ToolFormat, Tools,
+    CellType, Events, Failure, Format, Generate, Job, Layout, Measure, Progress, Prompt,
+    ToolChoice, ToolFormat, Tools,
 };
 use crate::worker::{Health, Worker};
 use bank::BankSettings;
@@ -186,6 +186,29 @@ impl Worker for Llama {
 
     fn preempts(&self) -> bool {
         true
+    }
+
+    async fn measure(&self, request: &Generate) -> Result<Option<Measure>, Failure> {
+        let model = self.status.loaded()?;
+        let (prompts, choices) = (request.prompts.clone(), u64::from(request.choices));
+        let most = request.max_tokens;
+        let measured = tokio::task::spawn_blocking(move || {
+            let mut measure = Measure {
+                prompt_tokens: 0,
+                completion_tokens: 0,
+            };
+            for prompt in &prompts {
+                let tokens = model.prepare(prompt)?.len() as u64;
+                let room = u64::from(model.context_tokens).saturating_sub(tokens);
+                measure.prompt_tokens += tokens;
+                measure.completion_tokens +=
+                    choices * most.map_or(room, |most| room.min(most.into()));
+            }
+            Ok(Some(measure))
+        });
+        measured
+            .await
+            .map_err(|_| Failure::Broken("the prompt could not be measured".into()))?
     }
 
     async fn generate(&self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {

@@ -1,0 +1,99 @@
+//! PostgreSQL: the store of several replicas.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::ConnectOptions;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+
+use super::unusable;
+use crate::types::{Claim, Store, StoreError};
+
+// The words of this database, for the SQL that both share.
+type Db = sqlx::Postgres;
+type Connection = PgConnection;
+use Postgres as Backend;
+const BEGIN: &str = "BEGIN";
+macro_rules! now_ms {
+    () => {
+        "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+    };
+}
+
+#[path = "../sql/ledger.rs"]
+mod ledger;
+#[path = "../sql/rows.rs"]
+mod rows;
+#[path = "../sql/tenants.rs"]
+mod tenants;
+#[path = "../sql/usage.rs"]
+mod usage;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/store/postgres/migrations");
+
+/// Connections of the ledger's writer and of administrative acts, which don't wait behind reports.
+const WRITERS: u32 = 4;
+const READERS: u32 = 8;
+/// A database that is away is reported as soon as this.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An open PostgreSQL store.
+pub(super) struct Postgres {
+    writer: PgPool,
+    readers: PgPool,
+}
+
+impl Postgres {
+    /// Opens a database that is there, and migrates it.
+    pub(super) async fn open(url: &str) -> Result<Self, StoreError> {
+        // A parse error may quote the URL, and with it the password.
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| unusable("[store] url is no postgres://USER:PASSWORD@HOST:PORT/DATABASE"))?
+            .application_name("forebay")
+            // A commit that returns is on disk, whatever the server's default.
+            .options([("synchronous_commit", "on")])
+            .disable_statement_logging();
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+        };
+        let writer = pool(WRITERS).connect_with(options.clone()).await?;
+        MIGRATIONS.run(&writer).await?;
+        assert_durable(&writer).await?;
+        let readers = pool(READERS).connect_lazy_with(options);
+        Ok(Self { writer, readers })
+    }
+}
+
+/// `fsync = off` loses commits with the power, and no session can turn it on.
+async fn assert_durable(pool: &PgPool) -> Result<(), StoreError> {
+    let fsync: String = sqlx::query_scalar("SHOW fsync").fetch_one(pool).await?;
+    let commit: String = sqlx::query_scalar("SHOW synchronous_commit")
+        .fetch_one(pool)
+        .await?;
+    if fsync != "on" || commit == "off" || commit == "local" {
+        return Err(unusable(format!(
+            "PostgreSQL runs with fsync={fsync} and synchronous_commit={commit}; the ledger needs both on"
+        )));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for Postgres {
+    /// Any number may serve: each is known by its row in `replica`.
+    fn claim(&self) -> Result<Claim, StoreError> {
+        Ok(Claim {
+            exclusive: false,
+            guard: Box::new(()),
+        })
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,563 @@
+//! Rates, budgets and reservations: what a request may take, all of it or nothing.
+//!
+//! A request reserves the most that it can take of every limit that it belongs to; when it ends, what it used
+//! stays and the rest is given back. A reservation that is dropped gives everything back.
+
+mod bucket;
+mod window;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+pub use bucket::{Meter, Unit};
+
+use super::Access;
+use crate::types::{
+    Caller, Ledger, LimitSet, Money, Price, Reserved, Scope, Spender, StoreError, Usage,
+};
+use bucket::{Bucket, METERS, Now};
+
+/// Spenders that are kept before idle ones are swept out.
+const SWEEP_AT: usize = 4096;
+
+/// What a request could take.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// Tokens of its prompt.
+    pub prompt_tokens: u64,
+    /// Tokens that it may generate at most, in all its answers together.
+    pub completion_tokens: u64,
+    /// Whether the client named that number.
+    pub named: bool,
+    /// Answers: each gets a token at least.
+    pub answers: u32,
+    /// Whether it is of the batch class.
+    pub batch: bool,
+}
+
+/// Why a request may not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// A limit is used up.
+    #[error(transparent)]
+    Over(#[from] Over),
+    /// What was spent can't be looked up.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A limit that is used up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.words())]
+pub struct Over {
+    /// Which.
+    pub meter: Meter,
+    /// Whose.
+    pub scope: Scope,
+    /// Of one model alone.
+    pub model: Option<Arc<str>>,
+    /// How much of it there is.
+    pub limit: i128,
+    /// How much was used or is reserved.
+    pub taken: i128,
+    /// How much the request asks for.
+    pub asked: i128,
+    /// When to come again; `None` where the request alone is more than the limit.
+    pub retry_after: Option<Duration>,
+}
+
+/// What is left of the limit that is nearest to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// All of it.
+    pub limit: u64,
+    /// What is left.
+    pub remaining: u64,
+    /// When it will be whole again.
+    pub reset: Duration,
+}
+
+/// What clients are told of their limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Of requests.
+    pub requests: Option<Rate>,
+    /// Of tokens.
+    pub tokens: Option<Rate>,
+    /// A budget of which more is spent than was meant to be.
+    pub warning: Option<Meter>,
+    /// The limit that made the answer shorter than was asked for.
+    pub cut_by: Option<Meter>,
+}
+
+/// Keeps count of every limit.
+pub struct Limiter {
+    shared: Arc<Shared>,
+    ledger: Arc<dyn Ledger>,
+    /// Whoever looks up what was spent.
+    loading: tokio::sync::Mutex<()>,
+}
+
+struct Shared {
+    started: Instant,
+    buckets: Mutex<Buckets>,
+}
+
+type Buckets = HashMap<Spender, Vec<(Meter, Bucket)>>;
+
+/// A request's part of every limit that it belongs to.
+pub struct Reservation {
+    shared: Arc<Shared>,
+    caller: Caller,
+    model: Arc<str>,
+    batch: bool,
+    holds: Vec<Hold>,
+    /// Tokens that it may generate, in all its answers together.
+    pub completion_tokens: u64,
+    /// What its client is told.
+    pub standing: Standing,
+}
+
+struct Hold {
+    spender: Spender,
+    meter: Meter,
+    amount: i128,
+    slot: u64,
+}
+
+/// A limit that is to be kept.
+struct Bound {
+    spender: Spender,
+    meter: Meter,
+    limit: Option<i128>,
+    warn: Option<i128>,
+}
+
+impl Limiter {
+    /// Counts from what the ledger says was spent.
+    #[must_use]
+    pub fn new(ledger: Arc<dyn Ledger>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                started: Instant::now(),
+                buckets: Mutex::default(),
+            }),
+            ledger,
+            loading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Takes a request's part of every limit, or nothing.
+    ///
+    /// Where a budget or the tokens of a day don't cover the whole answer, it is cut to what they cover.
+    ///
+    /// # Errors
+    /// A limit is used up, or what was spent can't be looked up.
+    pub async fn reserve(
+        &self,
+        access: &Access,
+        model: &Arc<str>,
+        price: &Price,
+        need: Need,
+    ) -> Result<Reservation, Refused> {
+        let bounds = bounds(&access.limits, model, need.batch);
+        self.load(&bounds).await?;
+        let now = self.shared.now();
+        let mut buckets = self.shared.lock();
+        let (completion_tokens, cut_by) = covered(&mut buckets, &bounds, now, price, need);
+        let need = Need {
+            completion_tokens,
+            ..need
+        };
+        refuse(&mut buckets, &bounds, now, price, need)?;
+        let mut holds = Vec::with_capacity(bounds.len());
+        let mut standing = Standing {
+            cut_by,
+            ..Standing::default()
+        };
+        for bound in bounds {
+            let amount = amount(&bound, price, need);
+            if let Some(bucket) = find(&mut buckets, &bound.spender, bound.meter) {
+                let slot = bucket.take(now, amount);
+                standing.note(&bound, bucket, now);
+                holds.push(Hold {
+                    spender: bound.spender,
+                    meter: bound.meter,
+                    amount,
+                    slot,
+                });
+            }
+        }
+        drop(buckets);
+        Ok(Reservation {
+            shared: Arc::clone(&self.shared),
+            caller: access.caller.clone(),
+            model: Arc::clone(model),
+            batch: need.batch,
+            holds,
+            completion_tokens,
+            standing,
+        })
+    }
+
+    /// Sees to it that there is a bucket for each limit, and that those of days and months hold what was spent.
+    async fn load(&self, bounds: &[Bound]) -> Result<(), StoreError> {
+        if self.shared.missing(bounds).is_empty() {
+            return Ok(());
+        }
+        let _alone = self.loading.lock().await;
+        // What is settled from here on counts twice if the ledger has it by now: rather too much than too little.
+        for (spender, meter, begins) in self.shared.missing(bounds) {
+            let spent = self.ledger.spent(&spender, begins).await?;
+            let mut buckets = self.shared.lock();
+            if let Some(Bucket::Calendar(stretch)) = find(&mut buckets, &spender, meter) {
+                stretch.load(meter.spent(&spent));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Now {
+        Now {
+            ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            time: Timestamp::now(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the buckets that aren't there, and gives those that need to know what was spent since when.
+    fn missing(&self, bounds: &[Bound]) -> Vec<(Spender, Meter, Timestamp)> {
+        let now = self.now();
+        let mut buckets = self.lock();
+        if buckets.len() > SWEEP_AT {
+            sweep(&mut buckets, now);
+        }
+        let mut missing = Vec::new();
+        for bound in bounds {
+            let of = buckets.entry(bound.spender.clone()).or_default();
+            of.retain(|(meter, bucket)| *meter != bound.meter || !bucket.is_over(now));
+            if of.iter().all(|(meter, _)| *meter != bound.meter) {
+                of.extend(Bucket::new(bound.meter, now).map(|bucket| (bound.meter, bucket)));
+            }
+            let stretch = of.iter().find_map(|(meter, bucket)| match bucket {
+                Bucket::Calendar(stretch) if *meter == bound.meter => Some(stretch),
+                _ => None,
+            });
+            if let Some(stretch) = stretch
+                && !stretch.loaded
+            {
+                missing.push((bound.spender.clone(), bound.meter, stretch.begins));
+            }
+        }
+        missing
+    }
+}
+
+fn sweep(buckets: &mut Buckets, now: Now) {
+    buckets.retain(|_, of| {
+        of.retain_mut(|(_, bucket)| !bucket.is_idle(now));
+        !of.is_empty()
+    });
+}
+
+fn find<'a>(buckets: &'a mut Buckets, spender: &Spender, meter: Meter) -> Option<&'a mut Bucket> {
+    let of = buckets.get_mut(spender)?;
+    of.iter_mut()
+        .find_map(|(known, bucket)| (*known == meter).then_some(bucket))
+}
+
+/// Every limit that a request for this model belongs to.
+fn bounds(sets: &[LimitSet], model: &Arc<str>, batch: bool) -> Vec<Bound> {
+    let applies = |set: &&LimitSet| set.model.as_ref().is_none_or(|named| **named == **model);
+    let mut bounds = Vec::new();
+    for set in sets.iter().filter(applies) {
+        let spender = Spender {
+            scope: set.scope,
+            id: set.id.as_str().into(),
+            model: set.model.as_ref().map(|_| Arc::clone(model)),
+        };
+        let meters = METERS
+            .into_iter()
+            .filter(|meter| batch || *meter != Meter::BatchTokensPerDay);
+        bounds.extend(meters.filter_map(|meter| {
+            let (limit, warn) = meter.of(set)?;
+            Some(Bound {
+                spender: spender.clone(),
+                meter,
+                limit,
+                warn,
+            })
+        }));
+    }
+    bounds
+}
+
+/// What a need takes of a limit. A client that named no length is not refused for the longest that there could be.
+fn amount(bound: &Bound, price: &Price, need: Need) -> i128 {
+    let tokens = i128::from(need.prompt_tokens) + i128::from(need.completion_tokens);
+    match bound.meter.unit() {
+        Unit::Requests => 1,
+        Unit::Money => prompt_cost(price, need) + completion_cost(price, need.completion_tokens),
+        Unit::Tokens => match bound.limit {
+            Some(limit) if bound.meter == Meter::TokensPerMinute && !need.named => {
+                tokens.min(limit.max(need.prompt_tokens.into()))
+            }
+            _ => tokens,
+        },
+    }
+}
+
+fn prompt_cost(price: &Price, need: Need) -> i128 {
+    let dearest = price.prompt_pico.max(price.cached_pico);
+    i128::from(need.prompt_tokens) * i128::from(dearest) + i128::from(price.request_pico)
+}
+
+fn completion_cost(price: &Price, tokens: u64) -> i128 {
+    i128::from(tokens) * i128::from(price.completion_pico)
+}
+
+/// The tokens that days and budgets cover, of those that the answers may have, and what cut them.
+fn covered(
+    buckets: &mut Buckets,
+    bounds: &[Bound],
+    now: Now,
+    price: &Price,
+    need: Need,
+) -> (u64, Option<Meter>) {
+    let (mut covered, mut cut_by) = (need.completion_tokens, None);
+    let least = u64::from(need.answers).min(need.completion_tokens);
+    for bound in bounds
+        .iter()
+        .filter(|bound| bound.meter.calendar().is_some())
+    {
+        let Some(limit) = bound.limit else { continue };
+        let Some(bucket) = find(buckets, &bound.spender, bound.meter) else {
+            continue;
+        };
+        let left = limit - bucket.taken(now);
+        let fits = match bound.meter.unit() {
+            Unit::Requests => continue,
+            Unit::Tokens => left - i128::from(need.prompt_tokens),
+            Unit::Money if price.completion_pico == 0 => continue,
+            Unit::Money => {
+                (left - prompt_cost(price, need)).div_euclid(price.completion_pico.into())
+            }
+        };
+        let fits = u64::try_from(fits.max(0)).unwrap_or(u64::MAX).max(least);
+        if fits < covered {
+            (covered, cut_by) = (fits, Some(bound.meter));
+        }
+    }
+    (covered, cut_by)
+}
+
+/// The limit that keeps the request waiting the longest, if there is one.
+fn refuse(
+    buckets: &mut Buckets,
+    bounds: &[Bound],
+    now: Now,
+    price: &Price,
+    need: Need,
+) -> Result<(), Over> {
+    let mut worst: Option<Over> = None;
+    for bound in bounds {
+        let Some(limit) = bound.limit else { continue };
+        let Some(bucket) = find(buckets, &bound.spender, bound.meter) else {
+            continue;
+        };
+        let (asked, taken) = (amount(bound, price, need), bucket.taken(now));
+        if taken + asked <= limit {
+            continue;
+        }
+        let retry_after = bucket.wait(now, asked, limit);
+        let longer = worst.as_ref().is_none_or(|worst| {
+            // Never is longer than any time.
+            let longest = |wait: Option<Duration>| wait.unwrap_or(Duration::MAX);
+            longest(retry_after) > longest(worst.retry_after)
+        });
+        if longer {
+            worst = Some(Over {
+                meter: bound.meter,
+                scope: bound.spender.scope,
+                model: bound.spender.model.clone(),
+                limit,
+                taken,
+                asked,
+                retry_after,
+            });
+        }
+    }
+    worst.map_or(Ok(()), Err)
+}
+
+impl Standing {
+    fn note(&mut self, bound: &Bound, bucket: &mut Bucket, now: Now) {
+        let taken = bucket.taken(now);
+        if bound.warn.is_some_and(|warn| taken >= warn) {
+            self.warning = Some(bound.meter);
+        }
+        let (Some(limit), Some(place)) = (bound.limit, self.place(bound.meter)) else {
+            return;
+        };
+        let number = |amount: i128| u64::try_from(amount.max(0)).unwrap_or(u64::MAX);
+        let rate = Rate {
+            limit: number(limit),
+            remaining: number(limit - taken),
+            reset: bucket.clear(now),
+        };
+        if place.is_none_or(|other| rate.remaining < other.remaining) {
+            *place = Some(rate);
+        }
+    }
+
+    fn place(&mut self, meter: Meter) -> Option<&mut Option<Rate>> {
+        match meter {
+            Meter::RequestsPerMinute | Meter::RequestsPerDay => Some(&mut self.requests),
+            Meter::TokensPerMinute | Meter::TokensPerDay => Some(&mut self.tokens),
+            Meter::BatchTokensPerDay
+            | Meter::Concurrent
+            | Meter::BudgetPerDay
+            | Meter::BudgetPerMonth => None,
+        }
+    }
+}
+
+impl Over {
+    /// Whether it is a budget or the tokens of a day: asking again soon is of no use.
+    #[must_use]
+    pub fn is_quota(&self) -> bool {
+        matches!(
+            self.meter,
+            Meter::BudgetPerDay | Meter::BudgetPerMonth | Meter::BatchTokensPerDay
+        )
+    }
+
+    fn words(&self) -> String {
+        let show = |amount: i128| match self.meter.unit() {
+            Unit::Money => Money(amount).to_string(),
+            Unit::Requests | Unit::Tokens => amount.to_string(),
+        };
+        let of = self
+            .model
+            .as_ref()
+            .map_or_else(String::new, |model| format!(" for the model {model}"));
+        let when = match self.retry_after {
+            Some(wait) => format!("Please try again in {}.", seconds(wait)),
+            None => "The request alone is more than the limit.".into(),
+        };
+        format!(
+            "the {}'s limit {}{of} is reached: limit {}, used {}, requested {}. {when}",
+            self.scope.as_str(),
+            self.meter.as_str(),
+            show(self.limit),
+            show(self.taken),
+            show(self.asked),
+        )
+    }
+}
+
+/// In OpenAI's form: `6m0s`, `1.5s`, `120ms`.
+#[must_use]
+pub fn seconds(time: Duration) -> String {
+    let (whole, ms) = (time.as_secs(), time.subsec_millis());
+    let part = |seconds: u64| {
+        if ms == 0 {
+            format!("{seconds}s")
+        } else {
+            let digits = format!("{ms:03}");
+            format!("{seconds}.{}s", digits.trim_end_matches('0'))
+        }
+    };
+    match whole {
+        0 => format!("{ms}ms"),
+        1..60 => part(whole),
+        60..3600 => format!("{}m{}", whole / 60, part(whole % 60)),
+        _ => format!(
+            "{}h{}m{}",
+            whole / 3600,
+            whole % 3600 / 60,
+            part(whole % 60)
+        ),
+    }
+}
+
+impl Reservation {
+    /// Ends it: this much was used, and the rest is given back.
+    fn end(&mut self, used: Option<(Usage, Money)>) {
+        let mut buckets = self.shared.lock();
+        let holds = std::mem::take(&mut self.holds);
+        for hold in &holds {
+            if let Some(bucket) = find(&mut buckets, &hold.spender, hold.meter) {
+                bucket.settle(hold.slot, hold.amount, of(hold.meter, used));
+            }
+        }
+        if used.is_none() {
+            return;
+        }
+        // Limits that came to stand while it ran.
+        for spender in spenders(&self.caller, &self.model) {
+            let Some(of_spender) = buckets.get_mut(&spender) else {
+                continue;
+            };
+            for (meter, bucket) in of_spender {
+                let held = |hold: &Hold| hold.meter == *meter && hold.spender == spender;
+                let counts = self.batch || *meter != Meter::BatchTokensPerDay;
+                if meter.calendar().is_some() && counts && !holds.iter().any(held) {
+                    bucket.settle(0, 0, of(*meter, used));
+                }
+            }
+        }
+    }
+}
+
+fn of(meter: Meter, used: Option<(Usage, Money)>) -> i128 {
+    let Some((usage, amount)) = used else {
+        return 0;
+    };
+    match meter.unit() {
+        Unit::Requests => 1,
+        Unit::Tokens => usage.total_tokens().into(),
+        Unit::Money => amount.0,
+    }
+}
+
+fn spenders(caller: &Caller, model: &Arc<str>) -> impl Iterator<Item = Spender> {
+    let scopes: [(Scope, Arc<str>); 3] = [
+        (Scope::Organisation, caller.organisation.as_str().into()),
+        (Scope::Project, caller.project.as_str().into()),
+        (Scope::Key, caller.key.as_str().into()),
+    ];
+    let model = Arc::clone(model);
+    scopes.into_iter().flat_map(move |(scope, id)| {
+        [None, Some(Arc::clone(&model))].map(|model| Spender {
+            scope,
+            id: Arc::clone(&id),
+            model,
+        })
+    })
+}
+
+impl Reserved for Reservation {
+    fn settle(&mut self, usage: Usage, amount: Money) {
+        self.end(Some((usage, amount)));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.holds.is_empty() {
+            self.end(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
