@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, MatchedPath};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
@@ -36,11 +36,22 @@ impl FromRequestParts<Arc<Api>> for Administrating {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
         match identity(parts, api).await? {
             Identity::Administrator(administrator) => Ok(Self(administrator)),
+            // Whether there is a thing of that id is nobody else's business.
+            Identity::Tenant(_) if names_a_thing(parts) => Err(ApiError::not_found(format!(
+                "there is nothing at {}",
+                parts.uri.path()
+            ))),
             Identity::Tenant(_) => Err(ApiError::forbidden(
                 "this needs an administrator's key: `forebay key create --admin` makes one",
             )),
         }
     }
+}
+
+/// Whether an id stands in the path.
+fn names_a_thing(parts: &Parts) -> bool {
+    let route = parts.extensions.get::<MatchedPath>();
+    route.is_some_and(|route| route.as_str().contains('{'))
 }
 
 /// Anybody whose key was checked.

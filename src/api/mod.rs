@@ -7,11 +7,13 @@ mod error;
 mod health;
 mod limits;
 mod openai;
+mod organization;
+mod path;
 mod request_id;
 mod routes;
 mod server;
 
-pub use routes::{gateway_routes, metrics_routes};
+pub use routes::{gateway_routes, metrics_routes, paths};
 pub use server::{Limits, serve};
 
 use std::sync::Arc;

@@ -3,23 +3,91 @@
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
 use super::openai::{chat, completions, embeddings, models};
+use super::organization::{admin_keys, audit, costs, keys, projects, rate_limits, usage};
 use super::{Api, health, request_id};
+
+type Route = (&'static str, MethodRouter<Arc<Api>>);
+
+/// Everything that clients reach.
+fn table() -> Vec<Route> {
+    let mut routes = vec![
+        ("/v1/chat/completions", post(chat::create)),
+        ("/v1/completions", post(completions::create)),
+        ("/v1/embeddings", post(embeddings::create)),
+        ("/v1/models", get(models::list)),
+        ("/v1/models/{*model}", get(models::retrieve)),
+        ("/health", get(health::live)),
+        ("/ready", get(health::ready)),
+    ];
+    routes.extend(organization());
+    routes
+}
+
+/// For administrators; usage and costs are for tenants as well, of their own.
+fn organization() -> [Route; 14] {
+    let project = get(projects::retrieve).post(projects::modify);
+    let key = get(keys::retrieve).delete(keys::delete);
+    let admin_key = get(admin_keys::retrieve).delete(admin_keys::delete);
+    let rate_limit = post(rate_limits::modify);
+    [
+        (
+            "/v1/organization/projects",
+            get(projects::list).post(projects::create),
+        ),
+        ("/v1/organization/projects/{project}", project),
+        (
+            "/v1/organization/projects/{project}/archive",
+            post(projects::archive),
+        ),
+        (
+            "/v1/organization/projects/{project}/api_keys",
+            get(keys::list).post(keys::create),
+        ),
+        ("/v1/organization/projects/{project}/api_keys/{key}", key),
+        (
+            "/v1/organization/projects/{project}/api_keys/{key}/rotate",
+            post(keys::rotate),
+        ),
+        (
+            "/v1/organization/projects/{project}/rate_limits",
+            get(rate_limits::list),
+        ),
+        (
+            "/v1/organization/projects/{project}/rate_limits/{limit}",
+            rate_limit,
+        ),
+        (
+            "/v1/organization/admin_api_keys",
+            get(admin_keys::list).post(admin_keys::create),
+        ),
+        ("/v1/organization/admin_api_keys/{key}", admin_key),
+        ("/v1/organization/audit_logs", get(audit::list)),
+        (
+            "/v1/organization/usage/completions",
+            get(usage::completions),
+        ),
+        ("/v1/organization/usage/embeddings", get(usage::embeddings)),
+        ("/v1/organization/costs", get(costs::list)),
+    ]
+}
+
+/// The paths of all routes, with `{...}` where ids stand.
+#[must_use]
+pub fn paths() -> Vec<&'static str> {
+    table().into_iter().map(|(path, _)| path).collect()
+}
 
 /// What clients reach.
 pub fn gateway_routes(api: Arc<Api>, max_body_bytes: usize) -> axum::Router {
-    axum::Router::new()
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/completions", post(completions::create))
-        .route("/v1/embeddings", post(embeddings::create))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*model}", get(models::retrieve))
-        .route("/health", get(health::live))
-        .route("/ready", get(health::ready))
+    let add = |router: axum::Router<_>, (path, methods)| router.route(path, methods);
+    table()
+        .into_iter()
+        .fold(axum::Router::new(), add)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api)

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::limits::LimitArguments;
 use super::project::{ALL, ensure_organisation, line};
+use super::time::duration;
 use crate::app::DEFAULT_ORGANISATION;
 use crate::tenancy::{Admin, KeyWish, Made};
 use crate::types::{Actor, ApiKey, KeyId, KeysOf, LimitSet, Limits, Scope, Store};
@@ -171,30 +172,4 @@ fn notes(key: &ApiKey) -> String {
         notes += &format!("  {word} {end:.0}");
     }
     notes
-}
-
-/// In jiff's friendly form, a day being 24 hours.
-fn duration(text: &str) -> Result<SignedDuration, String> {
-    let refuse = || format!("{text:?} is no time such as 90d, 24h or 30m");
-    let span: jiff::Span = text.parse().map_err(|_| refuse())?;
-    let options = jiff::SpanRelativeTo::days_are_24_hours();
-    let time = span.to_duration(options).map_err(|_| refuse())?;
-    if time.is_negative() || time > SignedDuration::from_hours(24 * 36_500) {
-        return Err(refuse());
-    }
-    Ok(time)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_given_in_days_hours_and_minutes() {
-        assert_eq!(duration("90d"), Ok(SignedDuration::from_hours(90 * 24)));
-        assert_eq!(duration("1h30m"), Ok(SignedDuration::from_mins(90)));
-        for bad in ["", "soon", "-1h", "1y", "900000d"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -2,9 +2,12 @@
 
 pub mod model;
 
+mod cells;
+mod invoice;
 mod key;
 mod limits;
 mod project;
+mod time;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +58,9 @@ enum Command {
     Key(key::KeyCommand),
     /// What was used, and what it costs
     Usage(usage::UsageArguments),
+    /// Invoices: close a month, and print what it came to
+    #[command(subcommand)]
+    Invoice(invoice::InvoiceCommand),
     /// Weights
     Model {
         /// A catalogue in the place of the built-in one
@@ -100,6 +106,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Key(command) => with_store(path, async |store| key::run(command, store).await),
         Command::Usage(arguments) => {
             with_store(path, async |store| usage::run(&arguments, store).await)
+        }
+        Command::Invoice(command) => {
+            with_store(path, async |store| invoice::run(command, store).await)
         }
         Command::Model { catalogue, command } => model::run(command, catalogue.as_deref()),
     }

@@ -59,13 +59,10 @@ impl ModelConfig {
         let completion_pico = quote(&self.price.completion)?.unwrap_or(0);
         let request = self.price.request.as_deref().map(Price::per_request);
         let request_pico = request.transpose()?.unwrap_or(0);
-        Ok(Price {
-            version: format!("{prompt_pico}/{cached_pico}/{completion_pico}/{request_pico}"),
-            prompt_pico,
-            cached_pico,
-            completion_pico,
+        Ok(Price::named(
+            [prompt_pico, cached_pico, completion_pico],
             request_pico,
-        })
+        ))
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::types::{
-    Caller, Class, Delta, Endpoint, Event, LedgerBatch, Money, Outcome, Price, Recovered,
-    ReplicaId, RequestId, Reserved, Spender, Spent, State, StoreError, Usage, UsageQuery, UsageRow,
+    Caller, ChargeRow, Class, Delta, Endpoint, Event, LedgerBatch, Money, Outcome, Page, Price,
+    Recovered, ReplicaId, RequestId, Reserved, Spender, Spent, State, StoreError, Usage,
+    UsageQuery, UsageRow,
 };
 
 /// Keeps batches in memory, and can be told to fail.
@@ -70,6 +71,9 @@ impl Ledger for Book {
         Ok(Vec::new())
     }
     async fn usage(&self, _: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn charges(&self, _: &UsageQuery, _: &Page) -> Result<Vec<ChargeRow>, StoreError> {
         Ok(Vec::new())
     }
     async fn spent(&self, _: &Spender, _: Timestamp) -> Result<Spent, StoreError> {

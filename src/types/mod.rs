@@ -7,6 +7,7 @@ mod embed;
 mod event;
 mod generate;
 mod ids;
+mod invoice;
 mod layout;
 mod limits;
 mod money;
@@ -26,15 +27,16 @@ pub use generate::{
     ToolCall, ToolChoice, Tools,
 };
 pub use ids::{KeyId, OrganisationId, ProjectId, ReplicaId, RequestId};
+pub use invoice::{Invoice, InvoiceLine, Period};
 pub use layout::{CellType, Layout};
 pub use limits::{LimitSet, Limits, Scope};
 pub use money::{Money, Price};
 pub use plan::{Endpoint, Kind, Plan};
 pub use ports::{
-    Claim, KeysOf, Ledger, LedgerBatch, Page, Recovered, Replica, Reserved, Spender, Spent, Store,
-    StoreError, TenantStore,
+    Claim, InvoiceStore, KeysOf, Ledger, LedgerBatch, Page, Recovered, Replica, Reserved, Spender,
+    Spent, Store, StoreError, TenantStore,
 };
 pub use progress::{Count, Progress};
 pub use tenant::{Act, Actor, ApiKey, AuditRow, Holder, Organisation, Project, SecretHash};
 pub use tool_format::ToolFormat;
-pub use usage::{Dimension, Usage, UsageQuery, UsageRow};
+pub use usage::{ChargeRow, Dimension, Usage, UsageQuery, UsageRow};

@@ -29,6 +29,27 @@ impl Money {
     }
 }
 
+impl Money {
+    /// To so many digits after the point, halves away from zero.
+    #[must_use]
+    pub fn rounded(self, digits: u32) -> Self {
+        let step = 10_i128.pow(SCALE.saturating_sub(digits));
+        let up = if self.0 < 0 { -step / 2 } else { step / 2 };
+        Self((self.0 + up) / step * step)
+    }
+
+    /// A plain decimal with so many digits after the point; finer ones are not shown.
+    #[must_use]
+    pub fn with_digits(self, digits: u32) -> String {
+        let step = 10_i128.pow(SCALE.saturating_sub(digits)).unsigned_abs();
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let whole = self.0.unsigned_abs() / UNIT.unsigned_abs();
+        let part = self.0.unsigned_abs() % UNIT.unsigned_abs() / step;
+        let width = digits as usize;
+        format!("{sign}{whole}.{part:0width$}")
+    }
+}
+
 impl fmt::Display for Money {
     /// A plain decimal without trailing zeros, and never an exponent.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,6 +135,34 @@ impl Price {
             .ok()
             .filter(|pico| *pico <= 1_000_000_000)
             .ok_or_else(|| format!("{per_million:?} per million tokens is too much: at most 1000"))
+    }
+
+    /// The numbers that a version names: `prompt/cached/completion`, and `/request` where that has one.
+    #[must_use]
+    pub fn of_version(version: &str) -> Option<Self> {
+        let numbers: Vec<i64> = version
+            .split('/')
+            .map(|number| number.parse().ok())
+            .collect::<Option<_>>()?;
+        let (tokens, request) = match numbers[..] {
+            [prompt, cached, completion] => ([prompt, cached, completion], 0),
+            [prompt, cached, completion, request] => ([prompt, cached, completion], request),
+            _ => return None,
+        };
+        Some(Self::named(tokens, request))
+    }
+
+    /// A price with these numbers, in pico-units for each prompt token, cached prompt token and generated token,
+    /// and for each request. Its version names them, so the same ones are the same version.
+    #[must_use]
+    pub fn named([prompt_pico, cached_pico, completion_pico]: [i64; 3], request_pico: i64) -> Self {
+        Self {
+            version: format!("{prompt_pico}/{cached_pico}/{completion_pico}/{request_pico}"),
+            prompt_pico,
+            cached_pico,
+            completion_pico,
+            request_pico,
+        }
     }
 
     /// The price of one request, out of its quote.
@@ -206,6 +255,19 @@ mod tests {
         };
         assert_eq!(price.amount(&usage), Money(4 * 10 + 3 + 200 + 5));
         assert_eq!(price.amount(&Usage::default()), Money(0));
+    }
+
+    #[test]
+    fn halves_are_rounded_away_from_zero() {
+        for (pico, cents) in [
+            (4_999_999_999, "0.00"),
+            (5_000_000_000, "0.01"),
+            (-5_000_000_000, "-0.01"),
+            (1_994_999_999_999, "1.99"),
+            (1_995_000_000_000, "2.00"),
+        ] {
+            assert_eq!(Money(pico).rounded(2).with_digits(2), cents);
+        }
     }
 
     #[test]

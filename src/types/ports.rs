@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Act, Actor, ApiKey, AuditRow, Charge, Checkpoint, Holder, KeyId, LimitSet, Money, Organisation,
-    OrganisationId, Project, ProjectId, ReplicaId, RequestId, Scope, SecretHash, Usage, UsageQuery,
-    UsageRow,
+    Act, Actor, ApiKey, AuditRow, Charge, ChargeRow, Checkpoint, Holder, Invoice, KeyId, LimitSet,
+    Money, Organisation, OrganisationId, Period, Project, ProjectId, ReplicaId, RequestId, Scope,
+    SecretHash, Usage, UsageQuery, UsageRow,
 };
 
 /// Why the store gave no answer.
@@ -237,6 +237,12 @@ pub trait Ledger: Send + Sync {
     /// The store failed.
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError>;
 
+    /// Rows of the ledger that a query is about, whatever it breaks them down by, in the order of their ids.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn charges(&self, query: &UsageQuery, page: &Page) -> Result<Vec<ChargeRow>, StoreError>;
+
     /// What was spent since this time, which begins a day of UTC.
     ///
     /// # Errors
@@ -250,9 +256,32 @@ pub trait Ledger: Send + Sync {
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
+/// Where periods are closed and invoices kept.
+#[async_trait]
+pub trait InvoiceStore: Send + Sync {
+    /// Closes a period: every charge that ended before its end and is in no invoice yet goes into one. Gives the
+    /// invoices that were made.
+    ///
+    /// # Errors
+    /// It is closed already, a later one is, or the store failed.
+    async fn close_period(&self, period: &Period) -> Result<Vec<Invoice>, StoreError>;
+
+    /// All invoices, oldest first; of one project, where it is named.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn invoices(&self, project: Option<&ProjectId>) -> Result<Vec<Invoice>, StoreError>;
+
+    /// The invoice with this id.
+    ///
+    /// # Errors
+    /// There is none, or the store failed.
+    async fn find_invoice(&self, id: &str) -> Result<Invoice, StoreError>;
+}
+
 /// Everything that is kept, in one database.
 #[async_trait]
-pub trait Store: TenantStore + Ledger {
+pub trait Store: TenantStore + Ledger + InvoiceStore {
     /// Claims the store for a process that serves from it.
     ///
     /// # Errors

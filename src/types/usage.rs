@@ -41,6 +41,8 @@ pub enum Dimension {
     Replica,
     /// How the row came to stand.
     State,
+    /// The price that it was booked at.
+    Price,
 }
 
 /// Which rows of the ledger are summed, and how they are broken down.
@@ -95,6 +97,8 @@ pub struct UsageRow {
     pub replica: Option<String>,
     /// How the rows came to stand.
     pub state: Option<String>,
+    /// The version of the price that they were booked at.
+    pub price: Option<String>,
     /// Answers.
     pub requests: i64,
     /// Tokens of prompts, cached ones included.
@@ -105,4 +109,51 @@ pub struct UsageRow {
     pub completion_tokens: i64,
     /// To be paid.
     pub amount: Money,
+}
+
+/// A row of the ledger, as it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChargeRow {
+    /// Names the row, for ever.
+    pub event_id: String,
+    /// The request it belongs to.
+    pub request_id: String,
+    /// 1 for the first try.
+    pub attempt: i64,
+    /// The project's id.
+    pub project: String,
+    /// The key's public name.
+    pub key: String,
+    /// The end user, in the caller's own words.
+    pub user: Option<String>,
+    /// The model that was asked for.
+    pub model: String,
+    /// What that name meant at the time.
+    pub revision: String,
+    /// The worker that ran it.
+    pub worker: String,
+    /// The door it came in by.
+    pub endpoint: String,
+    /// How urgent it was.
+    pub class: String,
+    /// How the row came to stand.
+    pub state: String,
+    /// How the attempt ended.
+    pub outcome: String,
+    /// Tokens of the prompt, cached ones included.
+    pub prompt_tokens: i64,
+    /// Tokens of the prompt that were reused.
+    pub cached_tokens: i64,
+    /// Tokens that were generated.
+    pub completion_tokens: i64,
+    /// The price it was booked at.
+    pub price_version: String,
+    /// To be paid.
+    pub amount: Money,
+    /// When it was dispatched, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// When it ended, in milliseconds since 1970.
+    pub ended_ms: i64,
+    /// The row that it corrects.
+    pub corrects: Option<String>,
 }

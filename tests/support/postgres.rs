@@ -11,8 +11,10 @@ use std::sync::OnceLock;
 const SERVE: &str = r#"
 "$1/postgres" -D "$2" -p "$3" -h 127.0.0.1 -k "$2" -c max_connections=200 -c log_min_messages=fatal </dev/null &
 server=$!
+tries=0
 until "$1/pg_isready" -q -h 127.0.0.1 -p "$3"; do
-    kill -0 $server 2>/dev/null || { echo "it ended"; exit 1; }
+    tries=$((tries + 1))
+    kill -0 $server 2>/dev/null && [ $tries -lt 600 ] || { echo "it did not come up"; exit 1; }
     sleep 0.05
 done
 echo ready
@@ -168,6 +170,8 @@ fn programs() -> PathBuf {
     }
     folders
         .into_iter()
-        .find(|folder| folder.join("initdb").exists())
+        // It may be a link to where the other programs are.
+        .filter_map(|folder| Some(folder.join("initdb").canonicalize().ok()?.parent()?.to_owned()))
+        .find(|folder| folder.join("pg_isready").exists())
         .expect("these tests need PostgreSQL's server programs (initdb): `make setup-postgres` installs them")
 }

@@ -1,12 +1,12 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 
 use crate::api::auth::Authenticated;
 use crate::api::error::ApiError;
+use crate::api::path::Path;
 use crate::api::{Api, Shared};
 use crate::{gateway, router};
 
@@ -44,9 +44,8 @@ pub(in crate::api) async fn list(
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Authenticated(access): Authenticated,
-    name: Result<Path<String>, PathRejection>,
+    Path(name): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    let Path(name) = name.map_err(|_| ApiError::invalid(None, "the model's name is no UTF-8"))?;
     if access.allows(&name) && api.gateway.router.names().any(|known| known == name) {
         return Ok(Json(model(&api, &name)));
     }

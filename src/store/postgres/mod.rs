@@ -22,6 +22,8 @@ macro_rules! now_ms {
     };
 }
 
+#[path = "../sql/invoices.rs"]
+mod invoices;
 #[path = "../sql/ledger.rs"]
 mod ledger;
 #[path = "../sql/rows.rs"]

@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::rows::ms;
 use super::{BEGIN, Backend, Connection, Db};
 use crate::types::{
-    Charge, Checkpoint, Class, Ledger, LedgerBatch, Outcome, Price, Recovered, Replica, ReplicaId,
-    RequestId, Source, Spender, Spent, State, StoreError, Usage, UsageQuery, UsageRow,
+    Charge, ChargeRow, Checkpoint, Class, Ledger, LedgerBatch, Outcome, Page, Price, Recovered,
+    Replica, ReplicaId, RequestId, Source, Spender, Spent, State, StoreError, Usage, UsageQuery,
+    UsageRow,
 };
 
 /// SQLite takes 32,766 values in one statement, PostgreSQL 65,535; a row of either table has at most 25.
@@ -120,6 +121,10 @@ impl Ledger for Backend {
 
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
         super::usage::sums(&self.readers, query).await
+    }
+
+    async fn charges(&self, query: &UsageQuery, page: &Page) -> Result<Vec<ChargeRow>, StoreError> {
+        super::usage::charges(&self.readers, query, page).await
     }
 
     async fn spent(&self, by: &Spender, since: Timestamp) -> Result<Spent, StoreError> {

@@ -14,7 +14,7 @@ fn foreign(what: &str) -> StoreError {
     unusable(format!("the store holds a malformed {what}"))
 }
 
-fn time(milliseconds: i64) -> Result<Timestamp, StoreError> {
+pub(super) fn time(milliseconds: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(milliseconds).map_err(|_| foreign("time"))
 }
 

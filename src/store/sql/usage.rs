@@ -5,11 +5,12 @@ use sqlx::{FromRow, Pool, QueryBuilder};
 
 use super::Db;
 use crate::types::{
-    Class, Dimension, Endpoint, Money, Scope, Spender, Spent, StoreError, UsageQuery, UsageRow,
+    ChargeRow, Class, Dimension, Endpoint, Money, Page, Scope, Spender, Spent, StoreError,
+    UsageQuery, UsageRow,
 };
 
 /// Each dimension in its place: what it is summed by, and as what it is shown. Not asked for, it is null.
-const COLUMNS: [(Dimension, &str); 8] = [
+const COLUMNS: [(Dimension, &str); 9] = [
     (Dimension::Project, "c.project_id"),
     (Dimension::Key, "c.key_id"),
     (Dimension::User, "c.end_user"),
@@ -21,6 +22,7 @@ const COLUMNS: [(Dimension, &str); 8] = [
     (Dimension::Endpoint, "c.endpoint"),
     (Dimension::Replica, "c.replica"),
     (Dimension::State, "c.state"),
+    (Dimension::Price, "c.price_version"),
 ];
 
 pub(super) async fn sums(pool: &Pool<Db>, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
@@ -53,7 +55,7 @@ pub(super) async fn sums(pool: &Pool<Db>, query: &UsageQuery) -> Result<Vec<Usag
          FROM charge c WHERE 1 = 1",
     );
     filter(&mut sql, query);
-    sql.push(" GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9");
+    sql.push(" GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10");
     let rows: Vec<Sums> = sql.build_query_as().fetch_all(pool).await?;
     let mut rows: Vec<_> = rows.into_iter().map(UsageRow::from).collect();
     if query.group_by.contains(&Dimension::Project) {
@@ -106,6 +108,25 @@ where
         list.push_bind(value);
     }
     sql.push(")");
+}
+
+pub(super) async fn charges(
+    pool: &Pool<Db>,
+    query: &UsageQuery,
+    page: &Page,
+) -> Result<Vec<ChargeRow>, StoreError> {
+    let mut sql = QueryBuilder::<Db>::new(
+        "SELECT c.event_id, c.request_id, c.attempt, c.project_id, c.key_id, c.end_user, c.model, c.revision,
+            c.worker, c.endpoint, c.class, c.state, c.outcome, c.prompt_tokens, c.cached_tokens,
+            c.completion_tokens, c.price_version, c.amount_pico, c.started_ms, c.ended_ms, c.corrects
+         FROM charge c WHERE c.event_id > ",
+    );
+    sql.push_bind(page.after.clone().unwrap_or_default());
+    filter(&mut sql, query);
+    sql.push(" ORDER BY c.event_id LIMIT ");
+    sql.push_bind(i64::from(page.limit));
+    let rows: Vec<Columns> = sql.build_query_as().fetch_all(pool).await?;
+    Ok(rows.into_iter().map(ChargeRow::from).collect())
 }
 
 pub(super) async fn spent(
@@ -168,6 +189,7 @@ struct Sums {
     d5: Option<String>,
     d6: Option<String>,
     d7: Option<String>,
+    d8: Option<String>,
     requests: i64,
     prompt_tokens: i64,
     cached_tokens: i64,
@@ -189,11 +211,65 @@ impl From<Sums> for UsageRow {
             endpoint: sums.d5,
             replica: sums.d6,
             state: sums.d7,
+            price: sums.d8,
             requests: sums.requests,
             prompt_tokens: sums.prompt_tokens,
             cached_tokens: sums.cached_tokens,
             completion_tokens: sums.completion_tokens,
             amount: Money((i128::from(sums.high) << 32) + i128::from(sums.low)),
+        }
+    }
+}
+
+#[derive(FromRow)]
+struct Columns {
+    event_id: String,
+    request_id: String,
+    attempt: i64,
+    project_id: String,
+    key_id: String,
+    end_user: Option<String>,
+    model: String,
+    revision: String,
+    worker: String,
+    endpoint: String,
+    class: String,
+    state: String,
+    outcome: String,
+    prompt_tokens: i64,
+    cached_tokens: i64,
+    completion_tokens: i64,
+    price_version: String,
+    amount_pico: i64,
+    started_ms: i64,
+    ended_ms: i64,
+    corrects: Option<String>,
+}
+
+impl From<Columns> for ChargeRow {
+    fn from(row: Columns) -> Self {
+        Self {
+            event_id: row.event_id,
+            request_id: row.request_id,
+            attempt: row.attempt,
+            project: row.project_id,
+            key: row.key_id,
+            user: row.end_user,
+            model: row.model,
+            revision: row.revision,
+            worker: row.worker,
+            endpoint: row.endpoint,
+            class: row.class,
+            state: row.state,
+            outcome: row.outcome,
+            prompt_tokens: row.prompt_tokens,
+            cached_tokens: row.cached_tokens,
+            completion_tokens: row.completion_tokens,
+            price_version: row.price_version,
+            amount: Money(row.amount_pico.into()),
+            started_ms: row.started_ms,
+            ended_ms: row.ended_ms,
+            corrects: row.corrects,
         }
     }
 }

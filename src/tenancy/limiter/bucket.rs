@@ -152,8 +152,6 @@ pub(super) struct Stretch {
     pub(super) loaded: bool,
     used: i128,
     reserved: i128,
-    /// Whether a warning was given.
-    pub(super) warned: bool,
 }
 
 impl Bucket {
@@ -168,7 +166,6 @@ impl Bucket {
                     loaded: false,
                     used: 0,
                     reserved: 0,
-                    warned: false,
                 })
             }
             None if meter == Meter::Concurrent => Self::Concurrent(0),

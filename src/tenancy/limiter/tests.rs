@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::types::{
-    LedgerBatch, Limits, Recovered, Replica, ReplicaId, Spent, UsageQuery, UsageRow,
+    ChargeRow, LedgerBatch, Limits, Page, Recovered, Replica, ReplicaId, Spent, UsageQuery,
+    UsageRow,
 };
 
 /// Knows what was spent, and how often it was asked.
@@ -31,6 +32,9 @@ impl Ledger for Book {
         Ok(Vec::new())
     }
     async fn usage(&self, _: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn charges(&self, _: &UsageQuery, _: &Page) -> Result<Vec<ChargeRow>, StoreError> {
         Ok(Vec::new())
     }
     async fn spent(&self, _: &Spender, _: Timestamp) -> Result<Spent, StoreError> {

@@ -13,7 +13,7 @@ const SLOT_MS: u64 = 100;
 const MINUTE_MS: u64 = 60_000 + SLOT_MS;
 
 /// What was used in the last 60 seconds, to a tenth of one. Times are milliseconds of a monotonic clock.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sliding {
     slots: VecDeque<(u64, u64)>,
     total: u64,
@@ -133,7 +133,7 @@ mod tests {
                 } else {
                     let wait = window.wait(now, amount, LIMIT).unwrap();
                     let then = now + u64::try_from(wait.as_millis()).unwrap();
-                    prop_assert!(window.used(then) + amount <= LIMIT);
+                    prop_assert!(window.clone().used(then) + amount <= LIMIT);
                     prop_assert!(wait <= Duration::from_millis(MINUTE_MS));
                 }
                 let recent = taken.iter().filter(|(at, _)| at + 60_000 > now);

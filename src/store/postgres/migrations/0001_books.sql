@@ -153,3 +153,33 @@ CREATE TABLE spent (
     low          BIGINT  NOT NULL,
     PRIMARY KEY (project_id, day_ms, key_id, model, replica)
 );
+
+-- Closed periods. Each charge is in one invoice at most; one that comes late is in the next.
+CREATE TABLE billing_period (
+    start_ms  BIGINT  PRIMARY KEY,
+    end_ms    BIGINT  NOT NULL,
+    closed_ms BIGINT  NOT NULL
+);
+
+CREATE TABLE invoice (
+    id           TEXT    PRIMARY KEY,
+    project_id   TEXT    NOT NULL,
+    project_name TEXT    NOT NULL,
+    start_ms     BIGINT  NOT NULL REFERENCES billing_period (start_ms),
+    end_ms       BIGINT  NOT NULL,
+    closed_ms    BIGINT  NOT NULL,
+    UNIQUE (project_id, start_ms)
+);
+
+CREATE TABLE invoiced (
+    event_id   TEXT PRIMARY KEY,
+    invoice_id TEXT NOT NULL REFERENCES invoice (id)
+);
+
+CREATE INDEX invoiced_by_invoice ON invoiced (invoice_id);
+
+CREATE TRIGGER invoice_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON invoice
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change();
+
+CREATE TRIGGER invoiced_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON invoiced
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change();

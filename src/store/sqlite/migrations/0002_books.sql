@@ -120,3 +120,47 @@ SELECT ended_ms - ended_ms % 86400000, project_id, key_id, model, '', count(*),
        sum(CASE WHEN class = 'batch' THEN prompt_tokens + completion_tokens ELSE 0 END),
        sum(amount_pico >> 32), sum(amount_pico & 4294967295)
 FROM charge WHERE state <> 'absorbed' GROUP BY 1, 2, 3, 4;
+
+-- Closed periods. Each charge is in one invoice at most; one that comes late is in the next.
+CREATE TABLE billing_period (
+    start_ms  INTEGER PRIMARY KEY,
+    end_ms    INTEGER NOT NULL,
+    closed_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE invoice (
+    id           TEXT    PRIMARY KEY,
+    project_id   TEXT    NOT NULL,
+    project_name TEXT    NOT NULL,
+    start_ms     INTEGER NOT NULL REFERENCES billing_period (start_ms),
+    end_ms       INTEGER NOT NULL,
+    closed_ms    INTEGER NOT NULL,
+    UNIQUE (project_id, start_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE invoiced (
+    event_id   TEXT PRIMARY KEY,
+    invoice_id TEXT NOT NULL REFERENCES invoice (id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX invoiced_by_invoice ON invoiced (invoice_id);
+
+CREATE TRIGGER invoice_is_never_changed BEFORE UPDATE ON invoice
+BEGIN
+    SELECT RAISE(ABORT, 'what is invoiced is append-only');
+END;
+
+CREATE TRIGGER invoice_is_never_deleted BEFORE DELETE ON invoice
+BEGIN
+    SELECT RAISE(ABORT, 'what is invoiced is append-only');
+END;
+
+CREATE TRIGGER invoiced_is_never_changed BEFORE UPDATE ON invoiced
+BEGIN
+    SELECT RAISE(ABORT, 'what is invoiced is append-only');
+END;
+
+CREATE TRIGGER invoiced_is_never_deleted BEFORE DELETE ON invoiced
+BEGIN
+    SELECT RAISE(ABORT, 'what is invoiced is append-only');
+END;

@@ -1,0 +1,71 @@
+//! `/v1/organization/admin_api_keys`
+
+use axum::Json as Answer;
+use axum::extract::State;
+
+use super::keys::{Create, Deleted, KeyObject};
+use super::list::{List, page};
+use super::query::Query;
+use super::{admin, key};
+use crate::api::auth::Administrating;
+use crate::api::body::Json;
+use crate::api::error::ApiError;
+use crate::api::path::Path;
+use crate::api::{Api, Shared};
+use crate::tenancy::Administrator;
+use crate::types::{ApiKey, KeysOf};
+
+const OBJECT: &str = "organization.admin_api_key";
+
+pub(in crate::api) async fn list(
+    State(api): Shared,
+    Administrating(administrator): Administrating,
+    mut query: Query,
+) -> Result<Answer<List<KeyObject>>, ApiError> {
+    let page = page(&mut query)?;
+    let of = KeysOf::Administrators(administrator.organisation);
+    let rows = api.gateway.store.keys(&of, &page).await?;
+    let id = |key: &ApiKey| key.id.as_str().to_owned();
+    let show = |key| KeyObject::of(key, OBJECT);
+    Ok(Answer(List::of(rows, &page, id, show)))
+}
+
+pub(in crate::api) async fn create(
+    State(api): Shared,
+    Administrating(administrator): Administrating,
+    Json(body): Json<Create>,
+) -> Result<Answer<KeyObject>, ApiError> {
+    let made = admin(&api, &administrator)
+        .create_admin_key(&administrator.organisation, body.wish()?)
+        .await?;
+    Ok(Answer(KeyObject::made(made, OBJECT)))
+}
+
+pub(in crate::api) async fn retrieve(
+    State(api): Shared,
+    Administrating(administrator): Administrating,
+    Path(id): Path<String>,
+) -> Result<Answer<KeyObject>, ApiError> {
+    let key = admin_key(&api, &administrator, &id).await?;
+    Ok(Answer(KeyObject::of(key, OBJECT)))
+}
+
+pub(in crate::api) async fn delete(
+    State(api): Shared,
+    Administrating(administrator): Administrating,
+    Path(id): Path<String>,
+) -> Result<Answer<Deleted>, ApiError> {
+    let key = admin_key(&api, &administrator, &id).await?;
+    admin(&api, &administrator).revoke_key(&key).await?;
+    let deleted = Deleted::new(key.id.to_string(), "organization.admin_api_key.deleted");
+    Ok(Answer(deleted))
+}
+
+async fn admin_key(api: &Api, administrator: &Administrator, id: &str) -> Result<ApiKey, ApiError> {
+    let found = key(api, administrator, id).await?;
+    if found.project.is_none() {
+        Ok(found)
+    } else {
+        Err(ApiError::no_such("key", id))
+    }
+}

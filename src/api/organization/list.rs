@@ -1,0 +1,51 @@
+use serde::Serialize;
+
+use super::query::Query;
+use crate::api::error::ApiError;
+use crate::types::Page;
+
+const DEFAULT_LIMIT: u32 = 20;
+const MAX_LIMIT: u32 = 100;
+
+/// Part of a list, as OpenAI's administration API has it.
+#[derive(Serialize)]
+pub(in crate::api) struct List<T> {
+    object: &'static str,
+    data: Vec<T>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
+/// Which part is wanted, and one entry more, by which it shows whether there are more.
+pub(super) fn page(query: &mut Query) -> Result<Page, ApiError> {
+    let limit = query.number("limit")?.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        let message = format!("limit must be 1 to {MAX_LIMIT}");
+        return Err(ApiError::invalid(Some("limit"), &message));
+    }
+    Ok(Page {
+        after: query.text("after")?,
+        limit: limit + 1,
+    })
+}
+
+impl<T> List<T> {
+    pub(super) fn of<R>(
+        mut rows: Vec<R>,
+        page: &Page,
+        id: impl Fn(&R) -> String,
+        show: impl Fn(R) -> T,
+    ) -> Self {
+        let wanted = usize::try_from(page.limit - 1).unwrap_or(usize::MAX);
+        let has_more = rows.len() > wanted;
+        rows.truncate(wanted);
+        Self {
+            object: "list",
+            first_id: rows.first().map(&id),
+            last_id: rows.last().map(&id),
+            data: rows.into_iter().map(show).collect(),
+            has_more,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `/v1/organization/projects/{project_id}/rate_limits`
+//!
+//! The id of the limits for all models is `rl-all`, that of a model's is `rl-model-NAME`. Those that nobody set
+//! have none in the list, and can be set all the same.
+
+use axum::Json as Answer;
+use axum::extract::State;
+use serde::Serialize;
+
+use super::limit::{ALL_MODELS, LimitBody, OF_MODEL, RateLimitObject};
+use super::{admin, project};
+use crate::api::Shared;
+use crate::api::auth::Administrating;
+use crate::api::body::Json;
+use crate::api::error::ApiError;
+use crate::api::path::Path;
+use crate::types::{LimitSet, Scope};
+
+#[derive(Serialize)]
+pub(in crate::api) struct Limits {
+    object: &'static str,
+    data: Vec<RateLimitObject>,
+    has_more: bool,
+}
+
+pub(in crate::api) async fn list(
+    State(api): Shared,
+    Administrating(administrator): Administrating,
+    Path(id): Path<String>,
+) -> Result<Answer<Limits>, ApiError> {
+    let project = project(&api, &administrator, &id).await?;
+    let store = &api.gateway.store;
+    let sets = store.limits_of(Scope::Project, project.id.as_str()).await?;
+    Ok(Answer(Limits {
+        object: "list",
+        data: sets.into_iter().map(RateLimitObject::from).collect(),
+        has_more: false,
+    }))
+}
+
+/// What the body doesn't name stays as it is; null ends a limit.
+pub(in crate::api) async fn modify(
+    State(api): Shared,
+    Administrating(administrator): Administrating,
+    Path((id, limit)): Path<(String, String)>,
+    Json(body): Json<serde_json::Map<String, serde_json::Value>>,
+) -> Result<Answer<RateLimitObject>, ApiError> {
+    let project = project(&api, &administrator, &id).await?;
+    let model = match limit.strip_prefix(OF_MODEL) {
+        Some(model) if api.gateway.router.names().any(|name| name == model) => {
+            Some(model.to_owned())
+        }
+        None if limit == ALL_MODELS => None,
+        _ => return Err(ApiError::no_such("rate limit", &limit)),
+    };
+    let store = &api.gateway.store;
+    let sets = store.limits_of(Scope::Project, project.id.as_str()).await?;
+    let before = sets.into_iter().find(|set| set.model == model);
+    let set = LimitSet {
+        scope: Scope::Project,
+        id: project.id.as_str().to_owned(),
+        model,
+        limits: changed(before.map(|set| set.limits).unwrap_or_default(), body)?,
+    };
+    admin(&api, &administrator)
+        .set_limits(&project.organisation, set.clone())
+        .await?;
+    Ok(Answer(set.into()))
+}
+
+fn changed(
+    before: crate::types::Limits,
+    body: serde_json::Map<String, serde_json::Value>,
+) -> Result<crate::types::Limits, ApiError> {
+    let mut object = match serde_json::to_value(LimitBody::from(before)) {
+        Ok(serde_json::Value::Object(object)) => object,
+        _ => return Err(ApiError::internal()),
+    };
+    for (name, value) in body {
+        match object.get_mut(&name) {
+            Some(limit) => *limit = value,
+            None => {
+                let message = format!("there is no limit {name:?}");
+                return Err(ApiError::invalid(Some(&name), &message));
+            }
+        }
+    }
+    let limits: LimitBody = serde_json::from_value(object.into())
+        .map_err(|error| ApiError::invalid(None, &format!("a limit is malformed: {error}")))?;
+    Ok(limits.into())
+}
