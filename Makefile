@@ -49,7 +49,7 @@ usage: build ## What was used on CONFIG's store, and what it costs
 
 # Threads that wait for one another sleep: spinning would take the cores from whoever they wait for, where
 # the machine has other things to do.
-test test-rust test-clients test-lm-eval test-mistralrs test-long: export OMP_WAIT_POLICY := passive
+test test-rust test-clients test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
 
 .PHONY: test
 test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
@@ -74,7 +74,7 @@ build: setup-tools ## The binary alone
 ##@ Parts of test
 
 .PHONY: test-rust
-test-rust: setup-models setup-prometheus ## Unit tests and tests/it
+test-rust: setup-models setup-prometheus setup-postgres ## Unit tests and tests/it
 	cargo test $(PROFILE) --workspace
 
 .PHONY: test-clients
@@ -89,6 +89,10 @@ test-lm-eval: setup-models setup-lm-eval ## lm-eval's score against one by hand;
 .PHONY: test-long
 test-long: setup-models ## The engine's isolation test in its long form: 3,200 answers; not part of test
 	FOREBAY_ROUNDS=200 cargo test $(PROFILE) --lib -- --nocapture --exact worker::embedded::llama::tests::isolation::answers_are_what_they_are_alone
+
+.PHONY: test-kills
+test-kills: setup-models setup-postgres ## The books after 100 kills on each database, 1,000 dropped streams, a budget on two replicas (about 30 minutes)
+	FOREBAY_KILLS=100 FOREBAY_DROPS=1000 FOREBAY_BUDGET=100000 cargo test $(PROFILE) --test it -- --nocapture kills streams_that_are_dropped a_budget_is_spent
 
 # One test at a time, on threads that sleep while they wait: this model has windows to fill.
 .PHONY: test-gemma
@@ -110,7 +114,7 @@ test-mistralrs: setup-models ## The second engine answers (a cold build takes ab
 ##@ Parts of set-up
 
 .PHONY: setup
-setup: setup-models setup-clients setup-prometheus setup-bench ## All of it
+setup: setup-models setup-clients setup-prometheus setup-postgres setup-bench ## All of it
 
 .PHONY: setup-tools
 setup-tools: ## cmake, a C++ compiler, libclang
@@ -131,6 +135,10 @@ setup-lm-eval: ## lm-eval and what it needs
 .PHONY: setup-prometheus
 setup-prometheus: ## prometheus and promtool, unpacked only
 	@deploy/setup/prometheus $(TOOLS)
+
+.PHONY: setup-postgres
+setup-postgres: ## The programs of PostgreSQL, of which the tests start one of their own
+	@deploy/setup/postgres
 
 .PHONY: setup-bench
 setup-bench: ## llama.cpp's own server for bench

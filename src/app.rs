@@ -23,7 +23,7 @@ use crate::store;
 use crate::telemetry::Metrics;
 use crate::tenancy::{Admin, Limiter, Tenancy};
 use crate::types::{
-    Actor, Caller, Claim, Dimension, Ledger, Replica, ReplicaId, Store, TenantStore, UsageQuery,
+    Actor, Caller, Claim, Dimension, Ledger, Membership, Store, TenantStore, UsageQuery,
 };
 use crate::worker::{self, BertOptions, LlamaOptions, Worker};
 
@@ -40,8 +40,8 @@ const LAST_COMMITS: Duration = Duration::from_secs(10);
 struct App {
     api: Arc<Api>,
     writer: JoinHandle<()>,
-    /// Looks after what dead replicas left.
-    reaper: (CancellationToken, JoinHandle<()>),
+    /// What looks after dead replicas, and gives back what isn't used of limits.
+    background: (CancellationToken, [JoinHandle<()>; 2]),
     store: Arc<dyn Store>,
     _claim: Claim,
 }
@@ -115,7 +115,7 @@ async fn build(config: &Config) -> Result<App> {
     let claim = store.claim()?;
     let metrics = Arc::new(Metrics::new()?);
     let lease = (!claim.exclusive).then(|| Duration::from_secs(config.ledger.lease_s));
-    let replica = join(config, &*store, &metrics, lease).await?;
+    let membership = join(config, &*store, &metrics, lease).await?;
     let options = metering::Options {
         max_open: config.ledger.max_open,
         hold: Duration::from_millis(config.ledger.hold_ms),
@@ -124,15 +124,22 @@ async fn build(config: &Config) -> Result<App> {
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
     let (metering, writer) = Metering::start(
         Arc::clone(&ledger),
-        replica.clone(),
+        Arc::clone(&membership),
         Arc::clone(&metrics),
         &options,
     );
     let stop = CancellationToken::new();
-    let reaper = metering::reap(metering.clone(), Arc::clone(&ledger), replica, stop.clone());
+    let reaper = metering::reap(
+        metering.clone(),
+        Arc::clone(&ledger),
+        Arc::clone(&membership),
+        stop.clone(),
+    );
+    let limiter = Arc::new(Limiter::new(ledger, lease.map(|_| membership)));
+    let tidy = Arc::clone(&limiter).tidy(stop.clone());
     let gateway = Gateway {
         tenancy: tenancy(config, &store).await?,
-        limiter: Limiter::new(ledger),
+        limiter,
         router: Router::new(config).map_err(anyhow::Error::msg)?,
         scheduler: scheduler(config, &metrics)?,
         metering,
@@ -146,7 +153,7 @@ async fn build(config: &Config) -> Result<App> {
     Ok(App {
         api,
         writer,
-        reaper: (stop, tokio::spawn(reaper)),
+        background: (stop, [tokio::spawn(reaper), tokio::spawn(tidy)]),
         store,
         _claim: claim,
     })
@@ -158,11 +165,10 @@ async fn join(
     store: &dyn Store,
     metrics: &Metrics,
     lease: Option<Duration>,
-) -> Result<Replica> {
-    let replica = Replica {
-        id: ReplicaId::mint(),
-        name: config.ledger.replica.clone().unwrap_or_else(host_name),
-    };
+) -> Result<Arc<Membership>> {
+    let name = config.ledger.replica.clone().unwrap_or_else(host_name);
+    let membership = Membership::new(name);
+    let replica = membership.now();
     // Alone, nobody else can be alive.
     let recovered = store.recover(&replica, lease.unwrap_or_default()).await?;
     if !recovered.is_empty() {
@@ -178,7 +184,7 @@ async fn join(
         ..UsageQuery::default()
     };
     metrics.rehydrate(&store.usage(&own).await?);
-    Ok(replica)
+    Ok(Arc::new(membership))
 }
 
 fn host_name() -> String {
@@ -297,10 +303,12 @@ impl App {
     /// Whatever holds a way into the ledger goes first, then the writer commits the last of it.
     async fn close(self) {
         let metrics = Arc::clone(&self.api.gateway.metrics);
-        let (stop, reaper) = self.reaper;
+        let (stop, tasks) = self.background;
         stop.cancel();
-        if reaper.await.is_err() {
-            tracing::error!("the task that looks after dead replicas had a fault");
+        for task in tasks {
+            if task.await.is_err() {
+                tracing::error!("a task in the background had a fault");
+            }
         }
         // The engines' threads are joined on drop, which blocks.
         let dropped = tokio::task::spawn_blocking(move || drop(self.api)).await;

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::tenancy::{Over, Refused, Unit};
+use super::limits;
+use crate::tenancy::{Over, Refused, Standing, Unit};
 use crate::types::{Failure, StoreError};
 use crate::{gateway, metering, router, scheduler, tenancy};
 
@@ -24,6 +25,7 @@ pub(super) struct ApiError {
     retry_after_s: Option<u64>,
     /// Clients that try again by themselves shall not.
     is_final: bool,
+    standing: Standing,
 }
 
 /// <https://platform.openai.com/docs/guides/error-codes>
@@ -58,6 +60,7 @@ impl ApiError {
             body: Envelope { error },
             retry_after_s: None,
             is_final: false,
+            standing: Standing::default(),
         }
     }
 
@@ -212,6 +215,7 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert("x-should-retry", HeaderValue::from_static("false"));
         }
+        limits::insert(response.headers_mut(), &self.standing);
         response
     }
 }
@@ -282,6 +286,7 @@ impl From<Over> for ApiError {
         error.retry_after_s = over
             .retry_after
             .map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        error.standing = over.standing();
         error.is_final = over.retry_after.is_none_or(|wait| wait > LONGEST_RETRY);
         error
     }

@@ -1,6 +1,6 @@
 //! Times on the command line.
 
-use jiff::civil::{Date, DateTime};
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
@@ -22,11 +22,7 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
-    let civil = text
-        .parse::<Date>()
-        .map(DateTime::from)
-        .or_else(|_| text.parse::<DateTime>())
-        .map_err(|_| refuse())?;
+    let civil: DateTime = text.parse().map_err(|_| refuse())?;
     let zoned = civil.to_zoned(TimeZone::UTC).map_err(|_| refuse())?;
     Ok(zoned.timestamp())
 }

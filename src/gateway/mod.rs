@@ -21,7 +21,7 @@ pub struct Gateway {
     /// Who may ask.
     pub tenancy: Tenancy,
     /// How much they may use.
-    pub limiter: Limiter,
+    pub limiter: Arc<Limiter>,
     /// What names mean.
     pub router: Router,
     /// Where requests wait.

@@ -11,8 +11,8 @@ use super::writer::{Booking, Command};
 use super::{Admission, Error, Metering};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Charge, Checkpoint, Failure, Flown, Money, Outcome, Progress, RequestId, Reserved, Source,
-    State, Usage,
+    Charge, Checkpoint, Failure, Flown, Money, Outcome, Progress, Release, RequestId, Reserved,
+    Source, State, Usage,
 };
 
 const REFRESH_MS: i64 = 1000;
@@ -158,7 +158,7 @@ impl Flight {
         }
         let (ack, booked) = oneshot::channel();
         let costs = (charge.state == State::Settled).then_some((charge.usage, charge.amount));
-        let booking = Booking::new(charge, Some(ack));
+        let booking = Booking::new(charge, self.releases(costs), Some(ack));
         let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(booking)));
@@ -175,6 +175,13 @@ impl Flight {
         }
         self.reserved = None;
         done
+    }
+
+    fn releases(&self, costs: Option<(Usage, Money)>) -> Vec<Release> {
+        match (&self.reserved, costs) {
+            (Some(reserved), Some((usage, amount))) => reserved.releases(&usage, amount),
+            _ => Vec::new(),
+        }
     }
 
     /// Of what was reserved, this much is gone for good.
@@ -227,11 +234,14 @@ impl Drop for Flight {
             return self.void();
         }
         let amount = self.open.flown.price.amount(&usage);
+        let releases = self.releases(Some((usage, amount)));
         self.spend(Some((usage, amount)));
         let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
-            permit.send(Command::Book(Box::new(Booking::new(charge, None))));
+            permit.send(Command::Book(Box::new(Booking::new(
+                charge, releases, None,
+            ))));
         }
     }
 }

@@ -23,7 +23,7 @@ pub use flight::Flight;
 pub use meter::Meter;
 
 use crate::telemetry::Metrics;
-use crate::types::{Failure, Flown, Ledger, Replica, Reserved};
+use crate::types::{Failure, Flown, Ledger, Membership, Reserved};
 use flight::Flights;
 use lease::Lease;
 pub use reaper::reap;
@@ -77,7 +77,7 @@ impl Metering {
     /// the last flight are gone.
     pub fn start(
         ledger: Arc<dyn Ledger>,
-        replica: Replica,
+        membership: Arc<Membership>,
         metrics: Arc<Metrics>,
         options: &Options,
     ) -> (Self, JoinHandle<()>) {
@@ -86,7 +86,7 @@ impl Metering {
         let lease = Arc::new(Lease::new(options.lease));
         let writer = Writer::new(
             ledger,
-            replica,
+            membership,
             Arc::clone(&lease),
             queue,
             Arc::clone(&flights),

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Metering;
-use crate::types::{Ledger, Replica};
+use crate::types::{Ledger, Membership};
 
 /// Books what dead replicas left in flight, a few times in each lease, until it is told to stop.
 ///
@@ -12,7 +12,7 @@ use crate::types::{Ledger, Replica};
 pub async fn reap(
     metering: Metering,
     ledger: Arc<dyn Ledger>,
-    replica: Replica,
+    membership: Arc<Membership>,
     stop: CancellationToken,
 ) {
     let Some(lease) = metering.lease.length() else {
@@ -27,7 +27,7 @@ pub async fn reap(
         if !metering.lease.may_judge() {
             continue;
         }
-        match ledger.recover(&replica, lease).await {
+        match ledger.recover(&membership.now(), lease).await {
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => {
                 rows.iter().for_each(|row| metering.metrics.recovered(row));

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::*;
 use crate::types::{
     Caller, ChargeRow, Class, Delta, Endpoint, Event, LedgerBatch, Money, Outcome, Page, Price,
-    Recovered, ReplicaId, RequestId, Reserved, Spender, Spent, State, StoreError, Usage,
-    UsageQuery, UsageRow,
+    Recovered, Release, Replica, ReplicaId, RequestId, Slice, SliceWish, Spender, Spent, State,
+    StoreError, Usage, UsageQuery, UsageRow,
 };
 
 /// Keeps batches in memory, and can be told to fail.
@@ -79,6 +79,9 @@ impl Ledger for Book {
     async fn spent(&self, _: &Spender, _: Timestamp) -> Result<Spent, StoreError> {
         Ok(Spent::default())
     }
+    async fn slice(&self, _: &ReplicaId, _: &SliceWish) -> Result<Slice, StoreError> {
+        Err(StoreError::Unavailable("it is alone".into()))
+    }
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -110,13 +113,10 @@ fn metering(max_open: usize) -> (Arc<Book>, Metering, JoinHandle<()>) {
         lease: None,
     };
     let metrics = Arc::new(Metrics::new().unwrap());
-    let replica = Replica {
-        id: ReplicaId::mint(),
-        name: "a".into(),
-    };
-    book.joined.lock().unwrap().push(replica.id.clone());
+    let membership = Arc::new(Membership::new("a".into()));
+    book.joined.lock().unwrap().push(membership.now().id);
     let ledger = Arc::clone(&book) as Arc<dyn Ledger>;
-    let (metering, writer) = Metering::start(ledger, replica, metrics, &options);
+    let (metering, writer) = Metering::start(ledger, membership, metrics, &options);
     (book, metering, writer)
 }
 
@@ -384,6 +384,9 @@ async fn a_charge_in_whose_place_another_stands_is_no_end_of_an_answer() {
 struct Deposit(Arc<Mutex<Option<(Usage, Money)>>>);
 
 impl Reserved for Deposit {
+    fn releases(&self, _: &Usage, _: Money) -> Vec<Release> {
+        Vec::new()
+    }
     fn settle(&mut self, usage: Usage, amount: Money) {
         *self.0.lock().unwrap() = Some((usage, amount));
     }

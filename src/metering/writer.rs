@@ -11,7 +11,7 @@ use super::flight::Flights;
 use super::lease::Lease;
 use crate::telemetry::Metrics;
 use crate::types::{
-    Charge, Ledger, LedgerBatch, Money, Outcome, Replica, ReplicaId, RequestId, State, StoreError,
+    Charge, Ledger, LedgerBatch, Membership, Money, Outcome, Release, RequestId, State, StoreError,
 };
 
 /// How soon a new attempt gets its `in_flight` row, at the latest.
@@ -38,12 +38,19 @@ pub(super) struct Booking {
     /// Set once the client was told that there is no answer: it doesn't pay. A commit that is on its way at
     /// that very moment may still book it.
     pub(super) forgiven: Arc<AtomicBool>,
+    /// What it takes off this replica's slices of limits.
+    releases: Vec<Release>,
 }
 
 impl Booking {
-    pub(super) fn new(charge: Charge, ack: Option<oneshot::Sender<bool>>) -> Self {
+    pub(super) fn new(
+        charge: Charge,
+        releases: Vec<Release>,
+        ack: Option<oneshot::Sender<bool>>,
+    ) -> Self {
         Self {
             charge,
+            releases,
             ack,
             forgiven: Arc::default(),
         }
@@ -56,7 +63,7 @@ impl Booking {
 /// waits for one commit, in a crowd many share it.
 pub(super) struct Writer {
     ledger: Arc<dyn Ledger>,
-    replica: Replica,
+    membership: Arc<Membership>,
     lease: Arc<Lease>,
     queue: mpsc::Receiver<Command>,
     flights: Arc<Flights>,
@@ -66,7 +73,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         ledger: Arc<dyn Ledger>,
-        replica: Replica,
+        membership: Arc<Membership>,
         lease: Arc<Lease>,
         queue: mpsc::Receiver<Command>,
         flights: Arc<Flights>,
@@ -74,7 +81,7 @@ impl Writer {
     ) -> Self {
         Self {
             ledger,
-            replica,
+            membership,
             lease,
             queue,
             flights,
@@ -109,6 +116,7 @@ impl Writer {
             match command {
                 Command::Book(booking) => {
                     batch.charges.push(booking.charge);
+                    batch.releases.extend(booking.releases);
                     forgiven.push(booking.forgiven);
                     waiting.push(booking.ack);
                 }
@@ -149,9 +157,9 @@ impl Writer {
                 }
             }
             let start = Instant::now();
-            let done =
-                tokio::time::timeout(COMMIT_TIMEOUT, self.ledger.commit(&self.replica, batch));
-            let done = done
+            let replica = self.membership.now();
+            let commit = self.ledger.commit(&replica, batch);
+            let done = tokio::time::timeout(COMMIT_TIMEOUT, commit)
                 .await
                 .unwrap_or_else(|late| Err(StoreError::Unavailable(late.into())));
             self.metrics
@@ -198,8 +206,7 @@ impl Writer {
             lost,
             "this replica was taken for dead: others booked what it had in flight"
         );
-        self.replica.id = ReplicaId::mint();
-        if let Err(error) = self.ledger.join(&self.replica).await {
+        if let Err(error) = self.ledger.join(&self.membership.renew()).await {
             self.complain(&error, LAST_RETRY);
             tokio::time::sleep(LAST_RETRY).await;
         }
@@ -207,7 +214,7 @@ impl Writer {
 
     /// Everything is booked, so nothing is left to recover. If this fails, a recovery finds nothing.
     async fn leave(&self) {
-        if let Err(error) = self.ledger.leave(&self.replica.id).await {
+        if let Err(error) = self.ledger.leave(&self.membership.now().id).await {
             tracing::warn!(%error, "this replica could not sign off");
         }
     }

@@ -1,7 +1,9 @@
 //! One suite, run on both databases.
 
 mod ledger;
+mod invoices;
 mod replicas;
+mod slices;
 mod tenants;
 
 use std::sync::Arc;

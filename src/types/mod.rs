@@ -14,6 +14,7 @@ mod money;
 mod plan;
 mod ports;
 mod progress;
+mod replica;
 mod tenant;
 mod tool_format;
 mod usage;
@@ -33,10 +34,11 @@ pub use limits::{LimitSet, Limits, Scope};
 pub use money::{Money, Price};
 pub use plan::{Endpoint, Kind, Plan};
 pub use ports::{
-    Claim, InvoiceStore, KeysOf, Ledger, LedgerBatch, Page, Recovered, Replica, Reserved, Spender,
-    Spent, Store, StoreError, TenantStore,
+    Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Page, Recovered, Release, Reserved,
+    Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
 };
 pub use progress::{Count, Progress};
+pub use replica::{Membership, Replica};
 pub use tenant::{Act, Actor, ApiKey, AuditRow, Holder, Organisation, Project, SecretHash};
 pub use tool_format::ToolFormat;
 pub use usage::{ChargeRow, Dimension, Usage, UsageQuery, UsageRow};

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::{
     Act, Actor, ApiKey, AuditRow, Charge, ChargeRow, Checkpoint, Holder, Invoice, KeyId, LimitSet,
-    Money, Organisation, OrganisationId, Period, Project, ProjectId, ReplicaId, RequestId, Scope,
-    SecretHash, Usage, UsageQuery, UsageRow,
+    Money, Organisation, OrganisationId, Period, Project, ProjectId, Replica, ReplicaId, RequestId,
+    Scope, SecretHash, Usage, UsageQuery, UsageRow,
 };
 
 /// Why the store gave no answer.
@@ -131,15 +131,6 @@ pub trait TenantStore: Send + Sync {
     async fn audit(&self, of: &OrganisationId, page: &Page) -> Result<Vec<AuditRow>, StoreError>;
 }
 
-/// A process that serves.
-#[derive(Debug, Clone)]
-pub struct Replica {
-    /// This life of it.
-    pub id: ReplicaId,
-    /// What operators call it; the same in each of its lives.
-    pub name: String,
-}
-
 /// What the ledger's writer commits at once.
 #[derive(Debug, Clone, Default)]
 pub struct LedgerBatch {
@@ -149,6 +140,8 @@ pub struct LedgerBatch {
     pub charges: Vec<Charge>,
     /// Attempts that turned out to be nothing: their `in_flight` rows go.
     pub voids: Vec<(RequestId, u32)>,
+    /// What the charges take off this replica's slices of limits.
+    pub releases: Vec<Release>,
 }
 
 impl LedgerBatch {
@@ -249,6 +242,13 @@ pub trait Ledger: Send + Sync {
     /// The store failed.
     async fn spent(&self, by: &Spender, since: Timestamp) -> Result<Spent, StoreError>;
 
+    /// Gives a replica a slice of a limit, in the place of the one that it had: no more than is left beside what is
+    /// booked and what the others hold, and no less than it can't do without.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn slice(&self, replica: &ReplicaId, wish: &SliceWish) -> Result<Slice, StoreError>;
+
     /// Whether the store answers.
     ///
     /// # Errors
@@ -300,8 +300,74 @@ pub struct Claim {
     pub guard: Box<dyn std::any::Any + Send + Sync>,
 }
 
+/// A replica's slice of a limit, which it may use up on its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SliceId {
+    /// The limit, by a name that all replicas give it.
+    pub bucket: String,
+    /// When the day or month begins that it is of, in milliseconds since 1970; 0 for other limits.
+    pub window_ms: i64,
+}
+
+/// A slice shrinks, since what was reserved of it is booked now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Which.
+    pub slice: SliceId,
+    /// The life of the replica that holds it.
+    pub replica: ReplicaId,
+    /// By how much.
+    pub amount: i128,
+}
+
+/// What of the ledger counts against a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Answers since the window began.
+    Requests,
+    /// Tokens since then.
+    Tokens,
+    /// Tokens of the batch class since then.
+    BatchTokens,
+    /// Money since then.
+    Money,
+    /// Nothing: the limit is of what runs, or of the last minute.
+    Nothing,
+}
+
+/// A replica asks for a larger slice, or gives part of one back.
+#[derive(Debug, Clone)]
+pub struct SliceWish {
+    /// Which.
+    pub slice: SliceId,
+    /// Whose limit it is.
+    pub spender: Spender,
+    /// What counts against it.
+    pub counted: Counted,
+    /// All of it.
+    pub limit: i128,
+    /// What the replica can't do without.
+    pub held: i128,
+    /// What it needs beyond that.
+    pub need: i128,
+    /// What it would like beyond that; it gets at most a quarter of what is left.
+    pub spare: i128,
+}
+
+/// A slice as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slice {
+    /// What the replica may use.
+    pub granted: i128,
+    /// What is booked, and what others hold.
+    pub elsewhere: i128,
+}
+
 /// What was reserved for an attempt. Dropped unsettled, all of it is given back.
 pub trait Reserved: Send + Sync {
+    /// What is to be taken off the replica's slices with a charge of this much.
+    fn releases(&self, usage: &Usage, amount: Money) -> Vec<Release>;
+
     /// This much was used; the rest is given back.
     fn settle(&mut self, usage: Usage, amount: Money);
 }

@@ -140,6 +140,18 @@ impl Server {
         self.folder.path().join("t.db")
     }
 
+    /// Where it keeps its books.
+    pub(crate) fn store_url(&self) -> String {
+        let set = self
+            .settings
+            .iter()
+            .find(|(name, _)| name == "FOREBAY_STORE__URL");
+        set.map_or_else(
+            || format!("sqlite://{}", self.store().display()),
+            |(_, url)| url.clone(),
+        )
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("forebay.log")).unwrap()
     }
@@ -196,15 +208,24 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What `forebay ARGUMENTS` says when it fails.
+    pub(crate) fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        assert!(!output.status.success(), "{arguments:?} succeeded");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// The bill, a row for each project and model.
     pub(crate) fn usage(&self) -> Vec<Value> {
         serde_json::from_str(&self.cli(&["usage", "--format", "json"])).unwrap()
     }
 
-    /// Requests, prompt tokens and completion tokens that the bill has for a model.
+    /// Requests, prompt tokens and completion tokens that the bill of the project `local` has for a model.
     pub(crate) fn billed(&self, model: &str) -> [u64; 3] {
         let rows = self.usage();
-        let row = rows.iter().find(|row| row["model"] == model);
+        let row = rows
+            .iter()
+            .find(|row| row["model"] == model && row["project"] == "local");
         ["requests", "prompt_tokens", "completion_tokens"]
             .map(|name| row.map_or(0, |row| row[name].as_u64().unwrap()))
     }

@@ -5,7 +5,10 @@
     reason = "a test that unwraps says where it failed; clippy.toml knows test functions alone, not their helpers"
 )]
 
+mod books;
 mod harness;
+#[path = "../support/postgres.rs"]
+mod postgres;
 
 mod api;
 mod config;
@@ -14,10 +17,14 @@ mod embeddings;
 mod hang_up;
 mod isolate;
 mod isolation;
+mod kills;
 mod layout;
 mod ledger;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
 mod parity;
+mod replicas;
 mod scrape;
+mod tenancy;
 mod tidy;
+mod usage;

@@ -10,17 +10,17 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::DAY_MS;
+use crate::app::DEFAULT_ORGANISATION;
 use crate::cli::cells::{CURRENCY, quoted};
 use crate::cli::project::ALL;
 use crate::types::{Dimension, Money, Price, Store, UsageQuery, UsageRow};
 
 /// Those that every data set has to have, and of the conditional ones those that apply, in the order of their
 /// names. What the specification calls null is empty.
-const COLUMNS: [&str; 37] = [
+const COLUMNS: [&str; 33] = [
     "BilledCost",
     "BillingAccountId",
     "BillingAccountName",
-    "BillingAccountType",
     "BillingCurrency",
     "BillingPeriodEnd",
     "BillingPeriodStart",
@@ -43,9 +43,6 @@ const COLUMNS: [&str; 37] = [
     "PricingUnit",
     "ProviderName",
     "PublisherName",
-    "ResourceId",
-    "ResourceName",
-    "ResourceType",
     "ServiceCategory",
     "ServiceName",
     "ServiceSubcategory",
@@ -67,7 +64,7 @@ struct Part {
 }
 
 /// Who pays: an organisation.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Account {
     id: String,
     name: String,
@@ -81,12 +78,17 @@ pub(super) async fn write(
     query.group_by = vec![Dimension::Project, Dimension::Model, Dimension::Price];
     query.bucket_ms = Some(DAY_MS);
     let accounts = accounts(store).await?;
+    let site = Account {
+        id: DEFAULT_ORGANISATION.into(),
+        name: DEFAULT_ORGANISATION.into(),
+    };
     writeln!(out, "{}", COLUMNS.join(","))?;
     for row in store.usage(&query).await? {
         let project = row.project.as_deref().unwrap_or_default();
-        let account = accounts.get(project).cloned().unwrap_or_default();
+        // Every charge has a billing account; one of a project that is in no list is the site's own.
+        let account = accounts.get(project).unwrap_or(&site);
         for part in parts(&row) {
-            let cells = cells(&row, &part, &account)?;
+            let cells = cells(&row, &part, account)?;
             writeln!(out, "{}", cells.map(|cell| quoted(&cell)).join(","))?;
         }
     }
@@ -156,7 +158,7 @@ impl Part {
     }
 }
 
-fn cells(row: &UsageRow, part: &Part, account: &Account) -> Result<[String; 37]> {
+fn cells(row: &UsageRow, part: &Part, account: &Account) -> Result<[String; 33]> {
     let day = Timestamp::from_millisecond(row.bucket_ms.unwrap_or_default())?;
     let date = day.to_zoned(TimeZone::UTC).date();
     let (cost, price) = (
@@ -171,7 +173,6 @@ fn cells(row: &UsageRow, part: &Part, account: &Account) -> Result<[String; 37]>
         cost.clone(),
         account.id.clone(),
         account.name.clone(),
-        "Organisation".into(),
         CURRENCY.into(),
         midnight(date.last_of_month().tomorrow()?)?,
         midnight(date.first_of_month())?,
@@ -194,9 +195,6 @@ fn cells(row: &UsageRow, part: &Part, account: &Account) -> Result<[String; 37]>
         unit,
         PROVIDER.into(),
         PROVIDER.into(),
-        model.clone(),
-        model,
-        "Model".into(),
         "AI and Machine Learning".into(),
         PROVIDER.into(),
         "Generative AI".into(),

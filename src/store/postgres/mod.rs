@@ -28,6 +28,8 @@ mod invoices;
 mod ledger;
 #[path = "../sql/rows.rs"]
 mod rows;
+#[path = "../sql/slices.rs"]
+mod slices;
 #[path = "../sql/tenants.rs"]
 mod tenants;
 #[path = "../sql/usage.rs"]
@@ -82,6 +84,15 @@ async fn assert_durable(pool: &PgPool) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+/// Waits until nobody else is at this limit, and keeps others from it until the transaction's end.
+async fn lock(connection: &mut Connection, bucket: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(bucket)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 #[async_trait]

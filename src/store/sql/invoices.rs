@@ -17,7 +17,8 @@ macro_rules! invoice_columns {
 #[async_trait]
 impl InvoiceStore for Backend {
     async fn close_period(&self, period: &Period) -> Result<Vec<Invoice>, StoreError> {
-        let closed = Timestamp::now();
+        // As fine as it is kept.
+        let closed = time(ms(Timestamp::now()))?;
         let mut transaction = self.writer.begin_with(BEGIN).await?;
         let later: i64 =
             sqlx::query_scalar("SELECT count(*) FROM billing_period WHERE end_ms > $1")

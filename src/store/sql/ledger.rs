@@ -12,8 +12,8 @@ use super::rows::ms;
 use super::{BEGIN, Backend, Connection, Db};
 use crate::types::{
     Charge, ChargeRow, Checkpoint, Class, Ledger, LedgerBatch, Outcome, Page, Price, Recovered,
-    Replica, ReplicaId, RequestId, Source, Spender, Spent, State, StoreError, Usage, UsageQuery,
-    UsageRow,
+    Replica, ReplicaId, RequestId, Slice, SliceWish, Source, Spender, Spent, State, StoreError,
+    Usage, UsageQuery, UsageRow,
 };
 
 /// SQLite takes 32,766 values in one statement, PostgreSQL 65,535; a row of either table has at most 25.
@@ -84,6 +84,7 @@ impl Ledger for Backend {
         for rows in ended.chunks(ROWS_PER_STATEMENT) {
             delete_in_flight(&mut transaction, rows).await?;
         }
+        super::slices::release(&mut transaction, &batch.releases).await?;
         transaction.commit().await?;
         Ok(others)
     }
@@ -115,6 +116,7 @@ impl Ledger for Backend {
         for row in rows {
             recovered.extend(book_leftover(&mut transaction, &replica.name, row).await?);
         }
+        super::slices::free(&mut transaction).await?;
         transaction.commit().await?;
         Ok(recovered)
     }
@@ -129,6 +131,10 @@ impl Ledger for Backend {
 
     async fn spent(&self, by: &Spender, since: Timestamp) -> Result<Spent, StoreError> {
         super::usage::spent(&self.readers, by, since).await
+    }
+
+    async fn slice(&self, replica: &ReplicaId, wish: &SliceWish) -> Result<Slice, StoreError> {
+        self.grant(replica, wish).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -134,13 +134,26 @@ pub(super) async fn spent(
     by: &Spender,
     since: Timestamp,
 ) -> Result<Spent, StoreError> {
-    let mut sql = QueryBuilder::<Db>::new(
-        "SELECT CAST(coalesce(sum(requests), 0) AS BIGINT), CAST(coalesce(sum(tokens), 0) AS BIGINT),
-            CAST(coalesce(sum(batch_tokens), 0) AS BIGINT), CAST(coalesce(sum(high), 0) AS BIGINT),
-            CAST(coalesce(sum(low), 0) AS BIGINT)
-         FROM spent WHERE day_ms >= ",
-    );
-    sql.push_bind(since.as_millisecond());
+    let mut sql = QueryBuilder::<Db>::new("");
+    sum_of_spent(&mut sql, by, since.as_millisecond());
+    let sums: (i64, i64, i64, i64, i64) = sql.build_query_as().fetch_one(pool).await?;
+    Ok(Spent {
+        requests: sums.0.unsigned_abs(),
+        tokens: sums.1.unsigned_abs(),
+        batch_tokens: sums.2.unsigned_abs(),
+        amount: Money((i128::from(sums.3) << 32) + i128::from(sums.4)),
+    })
+}
+
+/// The query for the columns requests, tokens, batch_tokens, high and low.
+pub(super) fn sum_of_spent(sql: &mut QueryBuilder<Db>, by: &Spender, since_ms: i64) {
+    let sums = ["requests", "tokens", "batch_tokens", "high", "low"]
+        .map(|column| format!("CAST(coalesce(sum({column}), 0) AS BIGINT) AS {column}"));
+    sql.push(format_args!(
+        "SELECT {} FROM spent WHERE day_ms >= ",
+        sums.join(", ")
+    ));
+    sql.push_bind(since_ms);
     sql.push(match by.scope {
         Scope::Organisation => {
             " AND project_id IN (SELECT id FROM project WHERE organisation_id = "
@@ -154,13 +167,6 @@ pub(super) async fn spent(
         sql.push(" AND model = ");
         sql.push_bind(model.to_string());
     }
-    let sums: (i64, i64, i64, i64, i64) = sql.build_query_as().fetch_one(pool).await?;
-    Ok(Spent {
-        requests: sums.0.unsigned_abs(),
-        tokens: sums.1.unsigned_abs(),
-        batch_tokens: sums.2.unsigned_abs(),
-        amount: Money((i128::from(sums.3) << 32) + i128::from(sums.4)),
-    })
 }
 
 /// The bootstrap project of an older store may be in no list.

@@ -36,6 +36,8 @@ mod invoices;
 mod ledger;
 #[path = "../sql/rows.rs"]
 mod rows;
+#[path = "../sql/slices.rs"]
+mod slices;
 #[path = "../sql/tenants.rs"]
 mod tenants;
 #[path = "../sql/usage.rs"]
@@ -116,6 +118,12 @@ impl Sqlite {
             }
         }
     }
+}
+
+/// A transaction that writes is alone anyway.
+#[expect(clippy::unused_async, reason = "the other database has to wait")]
+async fn lock(_: &mut Connection, _: &str) -> Result<(), sqlx::Error> {
+    Ok(())
 }
 
 #[async_trait]

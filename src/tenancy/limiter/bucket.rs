@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::window::{Calendar, Sliding};
-use crate::types::{LimitSet, Limits, Money, Spent};
+use crate::types::{Counted, LimitSet, Limits, Money, ReplicaId, Slice, Spent};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +116,17 @@ impl Meter {
         (limit.is_some() || warn.is_some()).then_some((limit, warn))
     }
 
+    /// What of the ledger counts against it.
+    pub(super) fn counted(self) -> Counted {
+        match self {
+            Self::RequestsPerDay => Counted::Requests,
+            Self::TokensPerDay => Counted::Tokens,
+            Self::BatchTokensPerDay => Counted::BatchTokens,
+            Self::BudgetPerDay | Self::BudgetPerMonth => Counted::Money,
+            Self::RequestsPerMinute | Self::TokensPerMinute | Self::Concurrent => Counted::Nothing,
+        }
+    }
+
     pub(super) fn spent(self, spent: &Spent) -> i128 {
         match self {
             Self::RequestsPerDay => spent.requests.into(),
@@ -137,7 +148,14 @@ pub(super) struct Now {
 
 /// What was used and what is reserved of one limit.
 #[derive(Debug)]
-pub(super) enum Bucket {
+pub(super) struct Bucket {
+    count: Count,
+    /// Where there are several replicas: the part of the limit that is this one's.
+    slice: Option<Held>,
+}
+
+#[derive(Debug)]
+enum Count {
     Minute(Sliding),
     Concurrent(u64),
     Calendar(Stretch),
@@ -145,22 +163,49 @@ pub(super) enum Bucket {
 
 /// A day or a month.
 #[derive(Debug)]
-pub(super) struct Stretch {
-    pub(super) begins: Timestamp,
+struct Stretch {
+    begins: Timestamp,
     ends: Timestamp,
     /// Whether what the ledger has is in it.
-    pub(super) loaded: bool,
+    loaded: bool,
     used: i128,
     reserved: i128,
+}
+
+/// A slice of a limit.
+#[derive(Debug)]
+struct Held {
+    /// The life of this replica that it was given to.
+    replica: ReplicaId,
+    slice: Slice,
+    /// What was settled of it since it was given.
+    settled: i128,
+}
+
+/// What a hold remembers of where it was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Of a minute its slot, of a day or month its first second.
+    place: u64,
+    /// The life of this replica, where it was taken off a slice.
+    pub(super) replica: Option<ReplicaId>,
+}
+
+impl Mark {
+    /// When the day or month began that something was taken of, in milliseconds since 1970; none for other limits.
+    pub(super) fn window(&self, meter: Meter) -> Option<i64> {
+        meter.calendar()?;
+        i64::try_from(self.place).ok()?.checked_mul(1000)
+    }
 }
 
 impl Bucket {
     /// An empty one. `None` where the calendar ends.
     pub(super) fn new(meter: Meter, now: Now) -> Option<Self> {
-        Some(match meter.calendar() {
+        let count = match meter.calendar() {
             Some(calendar) => {
                 let (begins, ends) = calendar.around(now.time)?;
-                Self::Calendar(Stretch {
+                Count::Calendar(Stretch {
                     begins,
                     ends,
                     loaded: false,
@@ -168,85 +213,187 @@ impl Bucket {
                     reserved: 0,
                 })
             }
-            None if meter == Meter::Concurrent => Self::Concurrent(0),
-            None => Self::Minute(Sliding::default()),
-        })
+            None if meter == Meter::Concurrent => Count::Concurrent(0),
+            None => Count::Minute(Sliding::default()),
+        };
+        Some(Self { count, slice: None })
     }
 
     /// Whether it is of a day or a month that is over.
     pub(super) fn is_over(&self, now: Now) -> bool {
-        matches!(self, Self::Calendar(stretch) if stretch.ends <= now.time)
+        matches!(&self.count, Count::Calendar(stretch) if stretch.ends <= now.time)
     }
 
     /// Whether it says nothing that an empty one wouldn't.
     pub(super) fn is_idle(&mut self, now: Now) -> bool {
-        match self {
-            Self::Minute(window) => window.used(now.ms) == 0,
-            Self::Concurrent(count) => *count == 0,
-            Self::Calendar(stretch) => stretch.ends <= now.time && stretch.reserved == 0,
+        match &mut self.count {
+            Count::Minute(window) => window.used(now.ms) == 0,
+            Count::Concurrent(count) => *count == 0,
+            Count::Calendar(stretch) => stretch.ends <= now.time && stretch.reserved == 0,
         }
     }
 
-    /// Used and reserved.
+    /// When the day or month begins that it is of; none for other limits.
+    pub(super) fn begins(&self) -> Option<Timestamp> {
+        match &self.count {
+            Count::Calendar(stretch) => Some(stretch.begins),
+            Count::Minute(_) | Count::Concurrent(_) => None,
+        }
+    }
+
+    /// Whether it has to be told what was spent.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(&self.count, Count::Calendar(stretch) if !stretch.loaded)
+    }
+
+    /// So much was spent until now.
+    pub(super) fn load(&mut self, booked: i128) {
+        if let Count::Calendar(stretch) = &mut self.count {
+            stretch.used += booked;
+            stretch.loaded = true;
+        }
+    }
+
+    /// So much of the limit this replica may use.
+    pub(super) fn own(&self, limit: i128) -> i128 {
+        self.slice.as_ref().map_or(limit, |held| held.slice.granted)
+    }
+
+    /// Of that, used and reserved.
     pub(super) fn taken(&mut self, now: Now) -> i128 {
-        match self {
-            Self::Minute(window) => window.used(now.ms).into(),
-            Self::Concurrent(count) => (*count).into(),
-            Self::Calendar(stretch) => stretch.used + stretch.reserved,
+        match &mut self.count {
+            Count::Minute(window) => window.used(now.ms).into(),
+            Count::Concurrent(count) => (*count).into(),
+            // What was used of a slice is no longer part of it.
+            Count::Calendar(stretch) if self.slice.is_some() => stretch.reserved,
+            Count::Calendar(stretch) => stretch.used + stretch.reserved,
         }
     }
 
-    /// Gives the slot, where it has slots.
-    pub(super) fn take(&mut self, now: Now, amount: i128) -> u64 {
-        match self {
-            Self::Minute(window) => window.add(now.ms, small(amount)),
-            Self::Concurrent(count) => {
+    /// Used and reserved of the whole limit, as far as this replica knows.
+    pub(super) fn taken_in_all(&mut self, now: Now) -> i128 {
+        let elsewhere = self.slice.as_ref().map_or(0, |held| held.slice.elsewhere);
+        self.taken(now) + elsewhere
+    }
+
+    /// Gives the mark by which it can be corrected.
+    pub(super) fn take(&mut self, now: Now, amount: i128) -> Mark {
+        let place = match &mut self.count {
+            Count::Minute(window) => window.add(now.ms, small(amount)),
+            Count::Concurrent(count) => {
                 *count += small(amount);
                 0
             }
-            Self::Calendar(stretch) => {
+            Count::Calendar(stretch) => {
                 stretch.reserved += amount;
-                0
+                stretch.place()
+            }
+        };
+        Mark {
+            place,
+            replica: self.slice.as_ref().map(|held| held.replica.clone()),
+        }
+    }
+
+    /// What was reserved is over, and this much was used.
+    pub(super) fn settle(&mut self, mark: &Mark, taken: i128, used: i128) {
+        match &mut self.count {
+            Count::Minute(window) => window.correct(mark.place, small(taken), small(used)),
+            Count::Concurrent(count) => *count = count.saturating_sub(small(taken)),
+            Count::Calendar(stretch) => {
+                stretch.used += used;
+                // A day may have begun since, of which nothing was reserved.
+                if mark.place == stretch.place() {
+                    stretch.reserved -= taken;
+                    if let Some(held) = &mut self.slice
+                        && mark.replica.as_ref() == Some(&held.replica)
+                    {
+                        held.slice.granted -= used;
+                        held.slice.elsewhere += used;
+                        held.settled += used;
+                    }
+                }
             }
         }
     }
 
-    /// What was reserved in a slot is over, and this much was used.
-    pub(super) fn settle(&mut self, slot: u64, taken: i128, used: i128) {
-        match self {
-            Self::Minute(window) => window.correct(slot, small(taken), small(used)),
-            Self::Concurrent(count) => *count = count.saturating_sub(small(taken)),
-            Self::Calendar(stretch) => {
-                stretch.reserved -= taken;
-                stretch.used += used;
-            }
+    /// Something was used of which nothing had been reserved.
+    pub(super) fn add_used(&mut self, used: i128) {
+        if let Count::Calendar(stretch) = &mut self.count {
+            stretch.used += used;
         }
+    }
+
+    /// Whether so much more can be had of what is this replica's.
+    pub(super) fn covers(&mut self, now: Now, replica: &ReplicaId, amount: i128) -> bool {
+        let has_slice = self
+            .slice
+            .as_ref()
+            .is_some_and(|held| held.replica == *replica);
+        has_slice && self.taken(now) + amount <= self.own(0)
+    }
+
+    /// What was settled until now, by which a slice that is on its way is known to be older.
+    pub(super) fn settled(&self) -> i128 {
+        self.slice.as_ref().map_or(0, |held| held.settled)
+    }
+
+    /// A slice in the place of the one that it had. What was settled since it was asked for is no longer part of it.
+    pub(super) fn give(&mut self, replica: &ReplicaId, slice: Slice, settled_then: i128) {
+        let before = self.slice.take();
+        let same = before.filter(|held| held.replica == *replica);
+        let settled = same.map_or(0, |held| held.settled);
+        let since = settled - settled_then.min(settled);
+        self.slice = Some(Held {
+            replica: replica.clone(),
+            slice: Slice {
+                granted: slice.granted - since,
+                elsewhere: slice.elsewhere + since,
+            },
+            settled,
+        });
+    }
+
+    /// The slice, where this life of the replica has one.
+    pub(super) fn slice_of(&self, replica: &ReplicaId) -> Option<Slice> {
+        let held = self.slice.as_ref()?;
+        (held.replica == *replica).then_some(held.slice)
     }
 
     /// How long until this much more may be had, as far as anybody can tell. `None` if never.
-    pub(super) fn wait(&self, now: Now, amount: i128, limit: i128) -> Option<Duration> {
-        match self {
-            Self::Minute(window) => window.wait(now.ms, small(amount), small(limit)),
-            Self::Concurrent(_) => (limit >= amount).then_some(SOON),
-            // What is reserved may come back at any moment.
-            Self::Calendar(stretch) if stretch.used + amount <= limit => Some(SOON),
-            Self::Calendar(stretch) if amount <= limit => Some(stretch.left(now)),
-            Self::Calendar(_) => None,
+    pub(super) fn wait(&mut self, now: Now, amount: i128, limit: i128) -> Option<Duration> {
+        if amount > limit {
+            return None;
+        }
+        let others = self.slice.as_ref().map(|held| held.slice.elsewhere);
+        match &self.count {
+            Count::Minute(window) => {
+                let own = limit - others.unwrap_or(0);
+                let wait = window.wait(now.ms, small(amount), small(own));
+                // What others used leaves their windows nobody here knows when.
+                wait.or(others.map(|_| SOON))
+            }
+            Count::Concurrent(_) => Some(SOON),
+            Count::Calendar(stretch) => {
+                let booked = others.unwrap_or(stretch.used);
+                // What is reserved may come back at any moment.
+                let waits_for_reserved = booked + amount <= limit;
+                Some(if waits_for_reserved {
+                    SOON
+                } else {
+                    stretch.left(now)
+                })
+            }
         }
     }
 
     /// How long until all of the limit may be had again.
     pub(super) fn clear(&self, now: Now) -> Duration {
-        match self {
-            Self::Minute(window) => window.clear(now.ms),
-            Self::Concurrent(count) => {
-                if *count == 0 {
-                    Duration::ZERO
-                } else {
-                    SOON
-                }
-            }
-            Self::Calendar(stretch) => stretch.left(now),
+        match &self.count {
+            Count::Minute(window) => window.clear(now.ms),
+            Count::Concurrent(0) => Duration::ZERO,
+            Count::Concurrent(_) => SOON,
+            Count::Calendar(stretch) => stretch.left(now),
         }
     }
 }
@@ -255,9 +402,8 @@ impl Bucket {
 const SOON: Duration = Duration::from_secs(1);
 
 impl Stretch {
-    pub(super) fn load(&mut self, booked: i128) {
-        self.used += booked;
-        self.loaded = true;
+    fn place(&self) -> u64 {
+        u64::try_from(self.begins.as_second()).unwrap_or(0)
     }
 
     fn left(&self, now: Now) -> Duration {

@@ -4,6 +4,7 @@
 //! stays and the rest is given back. A reservation that is dropped gives everything back.
 
 mod bucket;
+mod slices;
 mod window;
 
 use std::collections::HashMap;
@@ -16,9 +17,10 @@ pub use bucket::{Meter, Unit};
 
 use super::Access;
 use crate::types::{
-    Caller, Ledger, LimitSet, Money, Price, Reserved, Scope, Spender, StoreError, Usage,
+    Caller, Ledger, LimitSet, Membership, Money, Price, Release, Reserved, Scope, Spender,
+    StoreError, Usage,
 };
-use bucket::{Bucket, METERS, Now};
+use bucket::{Bucket, METERS, Mark, Now};
 
 /// Spenders that are kept before idle ones are swept out.
 const SWEEP_AT: usize = 4096;
@@ -97,8 +99,10 @@ pub struct Standing {
 pub struct Limiter {
     shared: Arc<Shared>,
     ledger: Arc<dyn Ledger>,
-    /// Whoever looks up what was spent.
-    loading: tokio::sync::Mutex<()>,
+    /// Where there may be other replicas: who this one is.
+    membership: Option<Arc<Membership>>,
+    /// Whoever asks the store what was spent, or for a slice.
+    asking: tokio::sync::Mutex<()>,
 }
 
 struct Shared {
@@ -125,7 +129,16 @@ struct Hold {
     spender: Spender,
     meter: Meter,
     amount: i128,
-    slot: u64,
+    mark: Mark,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    access: &'a Access,
+    model: &'a Arc<str>,
+    price: &'a Price,
+    need: Need,
 }
 
 /// A limit that is to be kept.
@@ -137,16 +150,18 @@ struct Bound {
 }
 
 impl Limiter {
-    /// Counts from what the ledger says was spent.
+    /// Counts from what the ledger says was spent. Where there may be other replicas, limits are shared with them
+    /// by slices.
     #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>) -> Self {
+    pub fn new(ledger: Arc<dyn Ledger>, membership: Option<Arc<Membership>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 started: Instant::now(),
                 buckets: Mutex::default(),
             }),
             ledger,
-            loading: tokio::sync::Mutex::default(),
+            membership,
+            asking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -164,7 +179,24 @@ impl Limiter {
         need: Need,
     ) -> Result<Reservation, Refused> {
         let bounds = bounds(&access.limits, model, need.batch);
-        self.load(&bounds).await?;
+        let request = Request {
+            access,
+            model,
+            price,
+            need,
+        };
+        self.shared.make(&bounds);
+        match &self.membership {
+            None => {
+                self.load(&bounds).await?;
+                Ok(self.take(&request, bounds)?)
+            }
+            Some(membership) => self.take_of_slices(&request, bounds, membership).await,
+        }
+    }
+
+    fn take(&self, request: &Request<'_>, bounds: Vec<Bound>) -> Result<Reservation, Over> {
+        let Request { price, need, .. } = *request;
         let now = self.shared.now();
         let mut buckets = self.shared.lock();
         let (completion_tokens, cut_by) = covered(&mut buckets, &bounds, now, price, need);
@@ -181,21 +213,21 @@ impl Limiter {
         for bound in bounds {
             let amount = amount(&bound, price, need);
             if let Some(bucket) = find(&mut buckets, &bound.spender, bound.meter) {
-                let slot = bucket.take(now, amount);
+                let mark = bucket.take(now, amount);
                 standing.note(&bound, bucket, now);
                 holds.push(Hold {
                     spender: bound.spender,
                     meter: bound.meter,
                     amount,
-                    slot,
+                    mark,
                 });
             }
         }
         drop(buckets);
         Ok(Reservation {
             shared: Arc::clone(&self.shared),
-            caller: access.caller.clone(),
-            model: Arc::clone(model),
+            caller: request.access.caller.clone(),
+            model: Arc::clone(request.model),
             batch: need.batch,
             holds,
             completion_tokens,
@@ -203,18 +235,18 @@ impl Limiter {
         })
     }
 
-    /// Sees to it that there is a bucket for each limit, and that those of days and months hold what was spent.
+    /// Sees to it that the buckets of days and months hold what was spent.
     async fn load(&self, bounds: &[Bound]) -> Result<(), StoreError> {
         if self.shared.missing(bounds).is_empty() {
             return Ok(());
         }
-        let _alone = self.loading.lock().await;
+        let _alone = self.asking.lock().await;
         // What is settled from here on counts twice if the ledger has it by now: rather too much than too little.
         for (spender, meter, begins) in self.shared.missing(bounds) {
             let spent = self.ledger.spent(&spender, begins).await?;
             let mut buckets = self.shared.lock();
-            if let Some(Bucket::Calendar(stretch)) = find(&mut buckets, &spender, meter) {
-                stretch.load(meter.spent(&spent));
+            if let Some(bucket) = find(&mut buckets, &spender, meter) {
+                bucket.load(meter.spent(&spent));
             }
         }
         Ok(())
@@ -233,31 +265,31 @@ impl Shared {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the buckets that aren't there, and gives those that need to know what was spent since when.
-    fn missing(&self, bounds: &[Bound]) -> Vec<(Spender, Meter, Timestamp)> {
+    /// Makes the buckets that aren't there, and those of days and months that are over anew.
+    fn make(&self, bounds: &[Bound]) {
         let now = self.now();
         let mut buckets = self.lock();
         if buckets.len() > SWEEP_AT {
             sweep(&mut buckets, now);
         }
-        let mut missing = Vec::new();
         for bound in bounds {
             let of = buckets.entry(bound.spender.clone()).or_default();
             of.retain(|(meter, bucket)| *meter != bound.meter || !bucket.is_over(now));
             if of.iter().all(|(meter, _)| *meter != bound.meter) {
                 of.extend(Bucket::new(bound.meter, now).map(|bucket| (bound.meter, bucket)));
             }
-            let stretch = of.iter().find_map(|(meter, bucket)| match bucket {
-                Bucket::Calendar(stretch) if *meter == bound.meter => Some(stretch),
-                _ => None,
-            });
-            if let Some(stretch) = stretch
-                && !stretch.loaded
-            {
-                missing.push((bound.spender.clone(), bound.meter, stretch.begins));
-            }
         }
-        missing
+    }
+
+    /// The buckets that need to know what was spent since when.
+    fn missing(&self, bounds: &[Bound]) -> Vec<(Spender, Meter, Timestamp)> {
+        let mut buckets = self.lock();
+        let missing = |bound: &Bound| {
+            let bucket = find(&mut buckets, &bound.spender, bound.meter)?;
+            let begins = bucket.begins().filter(|_| bucket.is_missing())?;
+            Some((bound.spender.clone(), bound.meter, begins))
+        };
+        bounds.iter().filter_map(missing).collect()
     }
 }
 
@@ -342,7 +374,7 @@ fn covered(
         let Some(bucket) = find(buckets, &bound.spender, bound.meter) else {
             continue;
         };
-        let left = limit - bucket.taken(now);
+        let left = bucket.own(limit) - bucket.taken(now);
         let fits = match bound.meter.unit() {
             Unit::Requests => continue,
             Unit::Tokens => left - i128::from(need.prompt_tokens),
@@ -374,9 +406,10 @@ fn refuse(
             continue;
         };
         let (asked, taken) = (amount(bound, price, need), bucket.taken(now));
-        if taken + asked <= limit {
+        if taken + asked <= bucket.own(limit) {
             continue;
         }
+        let taken = bucket.taken_in_all(now);
         let retry_after = bucket.wait(now, asked, limit);
         let longer = worst.as_ref().is_none_or(|worst| {
             // Never is longer than any time.
@@ -400,14 +433,13 @@ fn refuse(
 
 impl Standing {
     fn note(&mut self, bound: &Bound, bucket: &mut Bucket, now: Now) {
-        let taken = bucket.taken(now);
+        let taken = bucket.taken_in_all(now);
         if bound.warn.is_some_and(|warn| taken >= warn) {
             self.warning = Some(bound.meter);
         }
         let (Some(limit), Some(place)) = (bound.limit, self.place(bound.meter)) else {
             return;
         };
-        let number = |amount: i128| u64::try_from(amount.max(0)).unwrap_or(u64::MAX);
         let rate = Rate {
             limit: number(limit),
             remaining: number(limit - taken),
@@ -440,6 +472,20 @@ impl Over {
         )
     }
 
+    /// What its client is told of the limit, as of those that are not used up.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        if let Some(place) = standing.place(self.meter) {
+            *place = Some(Rate {
+                limit: number(self.limit),
+                remaining: number(self.limit - self.taken),
+                reset: self.retry_after.unwrap_or_default(),
+            });
+        }
+        standing
+    }
+
     fn words(&self) -> String {
         let show = |amount: i128| match self.meter.unit() {
             Unit::Money => Money(amount).to_string(),
@@ -462,6 +508,10 @@ impl Over {
             show(self.asked),
         )
     }
+}
+
+fn number(amount: i128) -> u64 {
+    u64::try_from(amount.max(0)).unwrap_or(u64::MAX)
 }
 
 /// In OpenAI's form: `6m0s`, `1.5s`, `120ms`.
@@ -496,7 +546,7 @@ impl Reservation {
         let holds = std::mem::take(&mut self.holds);
         for hold in &holds {
             if let Some(bucket) = find(&mut buckets, &hold.spender, hold.meter) {
-                bucket.settle(hold.slot, hold.amount, of(hold.meter, used));
+                bucket.settle(&hold.mark, hold.amount, of(hold.meter, used));
             }
         }
         if used.is_none() {
@@ -511,7 +561,7 @@ impl Reservation {
                 let held = |hold: &Hold| hold.meter == *meter && hold.spender == spender;
                 let counts = self.batch || *meter != Meter::BatchTokensPerDay;
                 if meter.calendar().is_some() && counts && !holds.iter().any(held) {
-                    bucket.settle(0, 0, of(*meter, used));
+                    bucket.add_used(of(*meter, used));
                 }
             }
         }
@@ -546,6 +596,20 @@ fn spenders(caller: &Caller, model: &Arc<str>) -> impl Iterator<Item = Spender> 
 }
 
 impl Reserved for Reservation {
+    fn releases(&self, usage: &Usage, amount: Money) -> Vec<Release> {
+        let used = Some((*usage, amount));
+        let release = |hold: &Hold| {
+            let replica = hold.mark.replica.clone()?;
+            let window = hold.mark.window(hold.meter)?;
+            Some(Release {
+                slice: slices::id(&hold.spender, hold.meter, window),
+                replica,
+                amount: of(hold.meter, used),
+            })
+        };
+        self.holds.iter().filter_map(release).collect()
+    }
+
     fn settle(&mut self, usage: Usage, amount: Money) {
         self.end(Some((usage, amount)));
     }

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::types::{
-    ChargeRow, LedgerBatch, Limits, Page, Recovered, Replica, ReplicaId, Spent, UsageQuery,
-    UsageRow,
+    ChargeRow, LedgerBatch, Limits, Page, Recovered, Replica, ReplicaId, Slice, SliceWish, Spent,
+    UsageQuery, UsageRow,
 };
 
 /// Knows what was spent, and how often it was asked.
@@ -45,6 +45,9 @@ impl Ledger for Book {
             batch_tokens: 0,
             amount: Money(self.pico),
         })
+    }
+    async fn slice(&self, _: &ReplicaId, _: &SliceWish) -> Result<Slice, StoreError> {
+        Err(StoreError::Unavailable("it is alone".into()))
     }
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
@@ -115,7 +118,7 @@ impl Gate {
 
     fn after(book: Book, limits: Vec<LimitSet>) -> Self {
         Self {
-            limiter: Limiter::new(Arc::new(book)),
+            limiter: Limiter::new(Arc::new(book), None),
             access: access(limits),
         }
     }
@@ -277,7 +280,7 @@ async fn spending_is_looked_up_once_and_counts_on() {
         ..Book::default()
     });
     let gate = Gate {
-        limiter: Limiter::new(Arc::clone(&book) as Arc<dyn Ledger>),
+        limiter: Limiter::new(Arc::clone(&book) as Arc<dyn Ledger>, None),
         access: access(vec![set(Scope::Project, limits)]),
     };
     for left in [30, 20, 10, 0] {

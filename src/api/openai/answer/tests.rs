@@ -10,7 +10,7 @@ use super::*;
 use crate::metering::{Flight, Metering, Options};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Caller, Class, Endpoint, Failure, Flown, Ledger, Price, Replica, ReplicaId, RequestId, Store,
+    Caller, Class, Endpoint, Failure, Flown, Ledger, Membership, Price, RequestId, Store,
     UsageQuery,
 };
 
@@ -52,14 +52,11 @@ impl Desk {
             hold: Duration::from_secs(1),
             lease: None,
         };
-        let replica = Replica {
-            id: ReplicaId::mint(),
-            name: "a".into(),
-        };
-        store.join(&replica).await.unwrap();
+        let membership = Arc::new(Membership::new("a".into()));
+        store.join(&membership.now()).await.unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
-        let (metering, writer) = Metering::start(ledger, replica, metrics, &options);
+        let (metering, writer) = Metering::start(ledger, membership, metrics, &options);
         let flown = Flown {
             request: RequestId::mint(),
             attempt: 1,

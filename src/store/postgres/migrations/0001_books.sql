@@ -183,3 +183,14 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change();
 
 CREATE TRIGGER invoiced_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON invoiced
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change();
+
+-- Slices of limits that replicas hold. Those of the dead count no longer, but for what they used of a minute.
+CREATE TABLE slice (
+    bucket     TEXT    NOT NULL,
+    window_ms  BIGINT  NOT NULL,
+    replica_id TEXT    NOT NULL,
+    granted    BIGINT  NOT NULL,
+    -- Of the dead: until when it counts.
+    until_ms   BIGINT ,
+    PRIMARY KEY (bucket, window_ms, replica_id)
+) WITH (fillfactor = 50);

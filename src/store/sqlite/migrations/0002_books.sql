@@ -164,3 +164,14 @@ CREATE TRIGGER invoiced_is_never_deleted BEFORE DELETE ON invoiced
 BEGIN
     SELECT RAISE(ABORT, 'what is invoiced is append-only');
 END;
+
+-- Slices of limits that replicas hold. Those of the dead count no longer, but for what they used of a minute.
+CREATE TABLE slice (
+    bucket     TEXT    NOT NULL,
+    window_ms  INTEGER NOT NULL,
+    replica_id TEXT    NOT NULL,
+    granted    INTEGER NOT NULL,
+    -- Of the dead: until when it counts.
+    until_ms   INTEGER,
+    PRIMARY KEY (bucket, window_ms, replica_id)
+) STRICT, WITHOUT ROWID;

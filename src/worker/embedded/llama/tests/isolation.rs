@@ -1,9 +1,9 @@
 //! Sequences that run together don't touch each other, whatever joins, leaves or is put aside beside them.
 //!
 //! Every token of every answer is scored again by a solo run over the same tokens. Batches of other sizes sum in
-//! another order, and round activations to 8 bits in other blocks, so log-probabilities move: by 0.47 nats at one
-//! token at most in 160 answers of Gemma 3 270M, 0.26 in 48 of SmolLM2-135M. The bounds are three times that and
-//! more. Cells or logits of another sequence move them by whole nats (12 and 27 in the planted faults below).
+//! another order, and round activations to 8 bits in other blocks, so log-probabilities move: by 0.88 nats at one
+//! token at most, and by 0.18 on an answer's mean, in 3,200 answers of SmolLM2-135M; by 0.47 in 160 of Gemma 3 270M.
+//! The bounds leave room beyond that. Cells or logits of another sequence move them by whole nats (12 and 27 in the planted faults below).
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -38,12 +38,14 @@ fn long_prompts() -> f64 {
     }
 }
 
-/// A word that no other prompt has.
+/// A word that no other prompt has. No syllable stands in it twice: a model that stutters shall not spell another's.
 fn canary(random: &mut StdRng) -> String {
     let syllables = [
-        "zor", "vex", "qui", "bal", "mip", "tuk", "yag", "fen", "dro", "wix",
+        "zor", "vex", "qui", "bal", "mip", "tuk", "yag", "fen", "dro", "wix", "lun", "pog", "ska", "hib", "jat",
+        "nerv", "oth", "cru", "gli", "wump", "dax", "fro", "kep", "smi", "tov", "ulb", "vop", "zeb", "yor", "quil",
     ];
-    (0..4).map(|_| *syllables.choose(random).unwrap()).collect()
+    let chosen = syllables.choose_multiple(random, 5);
+    chosen.copied().collect()
 }
 
 struct Answered {
