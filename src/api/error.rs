@@ -25,7 +25,7 @@ pub(super) struct ApiError {
     retry_after_s: Option<u64>,
     /// Clients that try again by themselves shall not.
     is_final: bool,
-    standing: Standing,
+    standing: Option<Box<Standing>>,
 }
 
 /// <https://platform.openai.com/docs/guides/error-codes>
@@ -60,7 +60,7 @@ impl ApiError {
             body: Envelope { error },
             retry_after_s: None,
             is_final: false,
-            standing: Standing::default(),
+            standing: None,
         }
     }
 
@@ -215,7 +215,9 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        limits::insert(response.headers_mut(), &self.standing);
+        if let Some(standing) = &self.standing {
+            limits::insert(response.headers_mut(), standing);
+        }
         response
     }
 }
@@ -286,7 +288,7 @@ impl From<Over> for ApiError {
         error.retry_after_s = over
             .retry_after
             .map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
-        error.standing = over.standing();
+        error.standing = Some(Box::new(over.standing()));
         error.is_final = over.retry_after.is_none_or(|wait| wait > LONGEST_RETRY);
         error
     }

@@ -4,12 +4,12 @@ use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 
-use super::limits::LimitArguments;
-use super::project::{ALL, ensure_organisation, line};
+use super::limits::{LimitArguments, LimitChange};
+use super::project::{ALL, ensure_organisation};
 use super::time::duration;
 use crate::app::DEFAULT_ORGANISATION;
 use crate::tenancy::{Admin, KeyWish, Made};
-use crate::types::{Actor, ApiKey, KeyId, KeysOf, LimitSet, Limits, Scope, Store};
+use crate::types::{Actor, ApiKey, KeyId, KeysOf, Scope, Store};
 
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
@@ -38,14 +38,8 @@ pub(super) enum KeyCommand {
     Limit {
         /// The key's id
         key: String,
-        /// For one model alone
-        #[arg(long)]
-        model: Option<String>,
         #[command(flatten)]
-        limits: LimitArguments,
-        /// End all limits of this key and model
-        #[arg(long)]
-        none: bool,
+        change: Box<LimitChange>,
     },
 }
 
@@ -110,27 +104,12 @@ pub(super) async fn run(command: KeyCommand, store: &dyn Store) -> Result<()> {
                 .revoke_key(&store.find_key(&key.into()).await?)
                 .await?;
         }
-        KeyCommand::Limit {
-            key,
-            model,
-            limits,
-            none,
-        } => {
+        KeyCommand::Limit { key, change } => {
             let key = store.find_key(&KeyId::from(key)).await?;
-            let (limits, id) = (Limits::from(limits), key.id.as_str().to_owned());
-            if limits.is_empty() && !none {
-                for set in store.limits_of(Scope::Key, &id).await? {
-                    writeln!(out, "{}", line(&set)?)?;
-                }
-                return Ok(());
-            }
-            let set = LimitSet {
-                scope: Scope::Key,
-                id,
-                model,
-                limits,
-            };
-            admin.set_limits(&key.organisation, set).await?;
+            let id = key.id.as_str().to_owned();
+            change
+                .apply(&admin, &key.organisation, Scope::Key, id, &mut out)
+                .await?;
         }
     }
     Ok(())

@@ -1,9 +1,13 @@
+use std::io::Write;
+
+use anyhow::Result;
 use clap::Args;
 
-use crate::types::{Limits, Money};
+use crate::tenancy::Admin;
+use crate::types::{LimitSet, Limits, Money, OrganisationId, Scope};
 
 /// Limits as options of the command line.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 pub(super) struct LimitArguments {
     /// Requests in any 60 seconds
     #[arg(long, value_name = "N")]
@@ -51,5 +55,45 @@ impl From<LimitArguments> for Limits {
             warn_per_day: arguments.warn_day,
             warn_per_month: arguments.warn_month,
         }
+    }
+}
+
+/// New limits for a scope, or none, to be told of those that it has.
+#[derive(Args, Clone)]
+pub(super) struct LimitChange {
+    /// For one model alone
+    #[arg(long)]
+    model: Option<String>,
+    #[command(flatten)]
+    limits: LimitArguments,
+    /// End all limits of this scope and model
+    #[arg(long)]
+    none: bool,
+}
+
+impl LimitChange {
+    pub(super) async fn apply(
+        self,
+        admin: &Admin<'_>,
+        organisation: &OrganisationId,
+        scope: Scope,
+        id: String,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let limits = Limits::from(self.limits);
+        if limits.is_empty() && !self.none {
+            for set in admin.store.limits_of(scope, &id).await? {
+                let model = set.model.as_deref().unwrap_or("(all models)");
+                writeln!(out, "{model}  {}", serde_json::to_string(&set.limits)?)?;
+            }
+            return Ok(());
+        }
+        let set = LimitSet {
+            scope,
+            id,
+            model: self.model,
+            limits,
+        };
+        Ok(admin.set_limits(organisation, set).await?)
     }
 }

@@ -3,10 +3,10 @@ use std::io::{Write, stdout};
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 
-use super::limits::LimitArguments;
+use super::limits::{LimitArguments, LimitChange};
 use crate::app::DEFAULT_ORGANISATION;
 use crate::tenancy::Admin;
-use crate::types::{Actor, LimitSet, Limits, Organisation, Page, Scope, Store, StoreError};
+use crate::types::{Actor, Organisation, Page, Scope, Store, StoreError};
 
 #[derive(Subcommand)]
 pub(super) enum ProjectCommand {
@@ -18,7 +18,7 @@ pub(super) enum ProjectCommand {
         #[arg(long, value_name = "NAME", default_value = DEFAULT_ORGANISATION)]
         organisation: String,
         #[command(flatten)]
-        limits: LimitArguments,
+        limits: Box<LimitArguments>,
     },
     /// Print every project's id and name
     List {
@@ -46,14 +46,8 @@ pub(super) enum ProjectCommand {
         /// All projects of an organisation together instead
         #[arg(long, value_name = "NAME", conflicts_with = "project")]
         organisation: Option<String>,
-        /// For one model alone
-        #[arg(long)]
-        model: Option<String>,
         #[command(flatten)]
-        limits: LimitArguments,
-        /// End all limits of this scope and model
-        #[arg(long)]
-        none: bool,
+        change: Box<LimitChange>,
     },
 }
 
@@ -73,7 +67,7 @@ pub(super) async fn run(command: ProjectCommand, store: &dyn Store) -> Result<()
             check_name("organisation", &organisation)?;
             let organisation = ensure_organisation(&admin, &organisation).await?;
             let project = admin
-                .create_project(&organisation.id, &name, limits.into())
+                .create_project(&organisation.id, &name, (*limits).into())
                 .await?;
             writeln!(out, "{}", project.id)?;
         }
@@ -98,38 +92,27 @@ pub(super) async fn run(command: ProjectCommand, store: &dyn Store) -> Result<()
                 .await?;
         }
         ProjectCommand::Limit {
-            project,
-            organisation,
-            model,
-            limits,
-            none,
+            project: Some(project),
+            change,
+            ..
         } => {
-            let (scope, id, owner) = match (&project, &organisation) {
-                (Some(project), _) => {
-                    let project = store.find_project(project).await?;
-                    let id = project.id.as_str().to_owned();
-                    (Scope::Project, id, project.organisation)
-                }
-                (None, organisation) => {
-                    let name = organisation.as_deref().unwrap_or(DEFAULT_ORGANISATION);
-                    let id = store.find_organisation(name).await?.id;
-                    (Scope::Organisation, id.as_str().to_owned(), id)
-                }
-            };
-            let limits = Limits::from(limits);
-            if limits.is_empty() && !none {
-                for set in store.limits_of(scope, &id).await? {
-                    writeln!(out, "{}", line(&set)?)?;
-                }
-                return Ok(());
-            }
-            let set = LimitSet {
-                scope,
-                id,
-                model,
-                limits,
-            };
-            admin.set_limits(&owner, set).await?;
+            let project = store.find_project(&project).await?;
+            let id = project.id.as_str().to_owned();
+            change
+                .apply(&admin, &project.organisation, Scope::Project, id, &mut out)
+                .await?;
+        }
+        ProjectCommand::Limit {
+            project: None,
+            organisation,
+            change,
+        } => {
+            let name = organisation.as_deref().unwrap_or(DEFAULT_ORGANISATION);
+            let organisation = store.find_organisation(name).await?.id;
+            let id = organisation.as_str().to_owned();
+            change
+                .apply(&admin, &organisation, Scope::Organisation, id, &mut out)
+                .await?;
         }
     }
     Ok(())
@@ -140,11 +123,6 @@ pub(super) const ALL: Page = Page {
     after: None,
     limit: u32::MAX,
 };
-
-pub(super) fn line(set: &LimitSet) -> Result<String> {
-    let model = set.model.as_deref().unwrap_or("(all models)");
-    Ok(format!("{model}  {}", serde_json::to_string(&set.limits)?))
-}
 
 pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     let plain = !name.trim().is_empty() && !name.chars().any(char::is_control);

@@ -6,7 +6,7 @@ mod replicas;
 mod slices;
 mod tenants;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use sqlx::{PgPool, SqlitePool};
@@ -19,7 +19,8 @@ use crate::types::{
 };
 
 #[path = "../../tests/support/postgres.rs"]
-mod postgres;
+mod cluster;
+use cluster::Cluster;
 
 /// Each of the tests that follow, once on SQLite and once on PostgreSQL.
 macro_rules! on_both {
@@ -43,6 +44,12 @@ macro_rules! on_both {
 }
 use on_both;
 
+/// The one that the tests of this process share.
+fn cluster() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::start(true))
+}
+
 /// A store with one replica that has joined.
 struct Desk {
     store: Arc<dyn Store>,
@@ -60,7 +67,7 @@ impl Desk {
 
     async fn postgres() -> Self {
         let name = format!("t{}", Uuid::now_v7().simple());
-        let create = move || postgres::Cluster::shared().database(&name);
+        let create = move || cluster().database(&name);
         let url = tokio::task::spawn_blocking(create).await.unwrap();
         Self::open(url, None).await
     }

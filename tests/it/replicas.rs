@@ -23,7 +23,7 @@ async fn two(url: &str) -> [Server; 2] {
 
 #[tokio::test]
 async fn a_revocation_reaches_both_replicas_within_two_seconds() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(false);
     let servers = two(&cluster.database("revoke")).await;
     let admin = Admin::of(&servers[0]);
     let (id, key) = admin.project("p", json!({})).await;
@@ -81,7 +81,7 @@ async fn spend(servers: &[Server; 2], key: &str) -> u64 {
 #[tokio::test]
 async fn a_budget_is_spent_by_both_and_no_more_than_it() {
     let budget: u64 = std::env::var("FOREBAY_BUDGET").map_or(12_000, |text| text.parse().unwrap());
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(false);
     let servers = two(&cluster.database("budget")).await;
     let admin = Admin::of(&servers[0]);
     let (_, key) = admin
@@ -102,7 +102,7 @@ async fn a_budget_is_spent_by_both_and_no_more_than_it() {
 
 #[tokio::test]
 async fn a_rate_holds_over_both() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(false);
     let servers = two(&cluster.database("rate")).await;
     let admin = Admin::of(&servers[0]);
     let (_, key) = admin

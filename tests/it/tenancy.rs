@@ -35,6 +35,14 @@ impl<'a> Admin<'a> {
         serde_json::from_str(&text).unwrap()
     }
 
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        self.done(Method::GET, path, json!(null)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        self.done(Method::POST, path, body).await
+    }
+
     /// A new project with these limits; gives its id and the secret of a key.
     pub(crate) async fn project(&self, name: &str, limits: Value) -> (String, String) {
         let body = json!({"name": name, "limits": limits});
@@ -73,6 +81,12 @@ pub(crate) async fn chat_as(server: &Server, key: &str, body: Value) -> Response
     .await
 }
 
+/// The status that a short question gets.
+async fn asks(server: &Server, key: &str) -> u16 {
+    let answer = chat_as(server, key, json!({"ask": "Hi", "max_tokens": 2})).await;
+    answer.status().as_u16()
+}
+
 async fn error(answer: Response) -> Value {
     answer.json::<Value>().await.unwrap()["error"].clone()
 }
@@ -86,114 +100,80 @@ async fn an_administrator_makes_projects_and_keys_and_takes_them_back() {
     let server = Server::start().await;
     let admin = Admin::of(&server);
     let (id, secret) = admin.project("acme", json!({})).await;
-    assert!(
-        chat_as(&server, &secret, json!({"ask": "Hi", "max_tokens": 2}))
-            .await
-            .status()
-            .is_success()
-    );
+    assert_eq!(asks(&server, &secret).await, 200);
 
-    let keys = format!("/v1/organization/projects/{id}/api_keys");
-    let list = admin.done(Method::GET, &keys, json!(null)).await;
+    let path = format!("/v1/organization/projects/{id}");
+    let keys = format!("{path}/api_keys");
+    let list = admin.get(&keys).await;
     let key = &list["data"][0];
-    assert_eq!(list["has_more"], false);
+    let redacted = format!("fb-...{}", &secret[secret.len() - 4..]);
     assert_eq!(
-        key["redacted_value"],
-        format!("fb-...{}", &secret[secret.len() - 4..])
+        (&key["redacted_value"], &list["has_more"]),
+        (&json!(redacted), &json!(false))
     );
     assert!(
         key["value"].is_null() && key["last_used_at"].is_number(),
         "{key}"
     );
 
-    // Another key of the same name of a project is refused, a rename shows at once.
-    let twice = admin
-        .ask(
-            Method::POST,
-            "/v1/organization/projects",
-            json!({"name": "acme"}),
-        )
-        .await;
-    assert_eq!(twice.status(), 409);
-    let path = format!("/v1/organization/projects/{id}");
-    assert_eq!(
-        admin
-            .done(Method::POST, &path, json!({"name": "acme2"}))
-            .await["name"],
-        "acme2"
+    // A name is taken once, a rename shows at once.
+    let twice = admin.ask(
+        Method::POST,
+        "/v1/organization/projects",
+        json!({"name": "acme"}),
     );
+    assert_eq!(twice.await.status(), 409);
+    let renamed = admin.post(&path, json!({"name": "acme2"})).await;
+    assert_eq!(renamed["name"], "acme2");
 
-    // Rotation: both are good for a while.
-    let rotate = format!("{keys}/{}/rotate", key["id"].as_str().unwrap());
-    let new = admin
-        .done(Method::POST, &rotate, json!({"overlap_seconds": 60}))
-        .await;
-    for secret in [&secret, new["value"].as_str().unwrap()] {
-        assert!(
-            chat_as(&server, secret, json!({"ask": "Hi", "max_tokens": 2}))
-                .await
-                .status()
-                .is_success()
-        );
-    }
-    let delete = format!("{keys}/{}", key["id"].as_str().unwrap());
-    assert_eq!(
-        admin.done(Method::DELETE, &delete, json!(null)).await["deleted"],
-        true
-    );
-    assert_eq!(
-        admin.ask(Method::GET, &delete, json!(null)).await.status(),
-        404
-    );
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let refused = chat_as(&server, &secret, json!({"ask": "Hi"})).await;
-    assert_eq!(refused.status(), 401);
-    assert!(
-        error(refused).await["message"]
-            .as_str()
-            .unwrap()
-            .contains("taken back")
-    );
+    rotated_and_revoked(&server, &admin, &keys, &secret, key["id"].as_str().unwrap()).await;
 
-    let archived = admin
-        .done(Method::POST, &format!("{path}/archive"), json!(null))
-        .await;
+    let archived = admin.post(&format!("{path}/archive"), json!(null)).await;
     assert_eq!(archived["status"], "archived");
-    let projects = admin
-        .done(
-            Method::GET,
-            "/v1/organization/projects?limit=50",
-            json!(null),
-        )
-        .await;
-    assert!(
-        projects["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|project| project["id"] != id.as_str())
-    );
-    let log = admin
-        .done(Method::GET, "/v1/organization/audit_logs", json!(null))
-        .await;
-    let types: Vec<_> = log["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| line["type"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        types[..6],
-        [
-            "project.archived",
-            "api_key.deleted",
-            "api_key.rotated",
-            "project.updated",
-            "api_key.created",
-            "project.created"
-        ]
-    );
+    let projects = admin.get("/v1/organization/projects?limit=50").await;
+    let listed = projects["data"].as_array().unwrap();
+    assert!(listed.iter().all(|project| project["id"] != id.as_str()));
+    let log = admin.get("/v1/organization/audit_logs").await;
+    let lines = log["data"].as_array().unwrap().iter();
+    let types: Vec<_> = lines.map(|line| line["type"].as_str().unwrap()).collect();
+    let newest_first = [
+        "project.archived",
+        "api_key.deleted",
+        "api_key.rotated",
+        "project.updated",
+        "api_key.created",
+        "project.created",
+    ];
+    assert_eq!(types[..6], newest_first);
     assert_eq!(log["data"][0]["project.archived"]["id"], id.as_str());
+}
+
+/// Both keys are good for a while; one that is taken back is good no longer than 2 seconds.
+async fn rotated_and_revoked(
+    server: &Server,
+    admin: &Admin<'_>,
+    keys: &str,
+    secret: &str,
+    id: &str,
+) {
+    let path = format!("{keys}/{id}");
+    let overlap = json!({"overlap_seconds": 60});
+    let new = admin.post(&format!("{path}/rotate"), overlap).await;
+    for secret in [secret, new["value"].as_str().unwrap()] {
+        assert_eq!(asks(server, secret).await, 200);
+    }
+    let deleted = admin.done(Method::DELETE, &path, json!(null)).await;
+    assert_eq!(deleted["deleted"], true);
+    let gone = admin.ask(Method::GET, &path, json!(null)).await;
+    assert_eq!(gone.status(), 404);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = chat_as(server, secret, json!({"ask": "Hi"})).await;
+    assert_eq!(refused.status(), 401);
+    let message = error(refused).await["message"].clone();
+    assert!(
+        message.as_str().unwrap().contains("taken back"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -431,48 +411,66 @@ async fn streams_that_are_dropped_leave_no_reservation_and_pay_for_what_they_got
     assert!(requests > streams / 2, "{requests}");
 }
 
+/// What another tenant has, and what there is none of: both are to look the same.
+struct Other {
+    real: [String; 3],
+}
+
+const IN_BRACES: [&str; 3] = ["{project}", "{key}", "{limit}"];
+const MADE_UP: [&str; 3] = ["proj_none", "key_none", "rl-none"];
+
+impl Other {
+    fn put<'a>(mut text: String, places: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+        for (place, value) in places {
+            text = text.replace(place, value);
+        }
+        text
+    }
+
+    fn real(&self) -> impl Iterator<Item = &str> {
+        self.real.iter().map(String::as_str)
+    }
+
+    fn path(&self, route: &str) -> String {
+        let path = Self::put(route.to_owned(), IN_BRACES.into_iter().zip(self.real()));
+        assert!(
+            !path.contains('{'),
+            "{route}: this test has to know what stands in its braces"
+        );
+        path
+    }
+
+    fn made_up_path(route: &str) -> String {
+        Self::put(route.to_owned(), IN_BRACES.into_iter().zip(MADE_UP))
+    }
+
+    /// An answer about what there is none of, in the words of one about what there is.
+    fn as_real(&self, text: String) -> String {
+        Self::put(text, MADE_UP.into_iter().zip(self.real()))
+    }
+}
+
 /// Every route with an id in it is tried with another tenant's key, so that routes that come later are tried too.
 #[tokio::test]
 async fn a_tenant_finds_nothing_of_anothers() {
     let server = Server::start().await;
     let admin = Admin::of(&server);
-    let (id, other) = admin.project("other", json!({})).await;
-    assert_eq!(
-        chat_as(&server, &other, json!({"ask": "Hi", "max_tokens": 2}))
-            .await
-            .status(),
-        200
-    );
+    let (id, key) = admin.project("other", json!({})).await;
+    assert_eq!(asks(&server, &key).await, 200);
     let keys = admin
-        .done(
-            Method::GET,
-            &format!("/v1/organization/projects/{id}/api_keys"),
-            json!(null),
-        )
+        .get(&format!("/v1/organization/projects/{id}/api_keys"))
         .await;
-    let key_id = keys["data"][0]["id"].as_str().unwrap();
+    let key_id = keys["data"][0]["id"].as_str().unwrap().to_owned();
+    let other = Other {
+        real: [id.clone(), key_id, "rl-all".into()],
+    };
     let (_, mine) = admin.project("mine", json!({})).await;
     let mut tried = 0;
-    for path in forebay::api::paths()
-        .into_iter()
-        .filter(|path| path.contains('{'))
-    {
-        if path == "/v1/models/{*model}" {
-            // What models there are is no tenant's own.
+    for route in forebay::api::paths() {
+        // What models there are is no tenant's own.
+        if !route.contains('{') || route == "/v1/models/{*model}" {
             continue;
         }
-        let real = path
-            .replace("{project}", &id)
-            .replace("{key}", key_id)
-            .replace("{limit}", "rl-all");
-        assert!(
-            !real.contains('{'),
-            "{path}: this test has to know what stands in its braces"
-        );
-        let made_up = real
-            .replace(&id, "proj_none")
-            .replace(key_id, "key_none")
-            .replace("rl-all", "rl-none");
         for method in [
             Method::GET,
             Method::POST,
@@ -480,89 +478,53 @@ async fn a_tenant_finds_nothing_of_anothers() {
             Method::PUT,
             Method::PATCH,
         ] {
-            let answers = [
-                ask(&server, &mine, method.clone(), &real, json!({"name": "x"})).await,
-                ask(
-                    &server,
-                    &mine,
-                    method.clone(),
-                    &made_up,
-                    json!({"name": "x"}),
-                )
-                .await,
-            ];
             let mut words = Vec::new();
-            for answer in answers {
-                assert!(
-                    [404, 405].contains(&answer.status().as_u16()),
-                    "{method} {path}: {}",
-                    answer.status()
-                );
-                let text = answer.text().await.unwrap();
-                words.push(
-                    text.replace("proj_none", &id)
-                        .replace("key_none", key_id)
-                        .replace("rl-none", "rl-all"),
-                );
+            for path in [other.path(route), Other::made_up_path(route)] {
+                let answer = ask(&server, &mine, method.clone(), &path, json!({"name": "x"})).await;
+                let status = answer.status().as_u16();
+                assert!([404, 405].contains(&status), "{method} {path}: {status}");
+                words.push(other.as_real(answer.text().await.unwrap()));
             }
             assert_eq!(
                 words[0], words[1],
-                "{method} {path} tells whether there is such a thing"
+                "{method} {route} tells whether there is such a thing"
             );
             tried += 1;
         }
     }
     assert!(tried >= 30);
-    // Reports take ids in their query.
-    for report in ["usage/completions", "usage/embeddings", "costs"] {
-        let path = |project: &str| {
-            format!(
-                "/v1/organization/{report}?start_time=0&bucket_width=1d&limit=1&project_ids={project}"
-            )
-        };
-        for project in [id.as_str(), "proj_none"] {
-            let answer = ask(&server, &mine, Method::GET, &path(project), json!(null)).await;
-            assert_eq!(answer.status(), 404, "{report}");
-        }
-    }
-    let (now, path) = (
-        jiff::Timestamp::now().as_second(),
-        "/v1/organization/usage/completions",
-    );
-    let own = ask(
+    reports_show_ones_own(&server, &mine, &id).await;
+    // An administrator's key asks no models, a tenant's administers nothing.
+    assert_eq!(asks(&server, &admin.key).await, 403);
+    let projects = ask(
         &server,
         &mine,
         Method::GET,
-        &format!("{path}?start_time={}", now - 60),
+        "/v1/organization/projects",
         json!(null),
-    )
+    );
+    assert_eq!(projects.await.status(), 403);
+}
+
+/// Reports take ids in their query.
+async fn reports_show_ones_own(server: &Server, mine: &str, other: &str) {
+    let get = async |path: String| ask(server, mine, Method::GET, &path, json!(null)).await;
+    for report in ["usage/completions", "usage/embeddings", "costs"] {
+        for project in [other, "proj_none"] {
+            let query = format!("start_time=0&limit=1&project_ids={project}");
+            let answer = get(format!("/v1/organization/{report}?{query}")).await;
+            assert_eq!(answer.status(), 404, "{report}");
+        }
+    }
+    let start = jiff::Timestamp::now().as_second() - 60;
+    let own = get(format!(
+        "/v1/organization/usage/completions?start_time={start}"
+    ))
     .await;
     let own: Value = own.json().await.unwrap();
+    let mut buckets = own["data"].as_array().unwrap().iter();
     assert!(
-        own["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|bucket| bucket["results"] == json!([])),
+        buckets.all(|bucket| bucket["results"] == json!([])),
         "{own}"
-    );
-    // An administrator's key asks no models, a tenant's administers nothing.
-    assert_eq!(
-        chat_as(&server, &admin.key, json!({"ask": "Hi"}))
-            .await
-            .status(),
-        403
-    );
-    assert_eq!(
-        ask(
-            &server,
-            &mine,
-            Method::GET,
-            "/v1/organization/projects",
-            json!(null)
-        )
-        .await
-        .status(),
-        403
     );
 }

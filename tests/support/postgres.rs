@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 
 /// Serves until it is told to stop, or until whoever started it is gone, however they went: then its end of the
 /// pipe closes.
@@ -35,18 +34,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The one that the tests of this process share.
-    pub(crate) fn shared() -> &'static Self {
-        static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Self::make(true))
-    }
-
-    /// Makes one and starts it.
-    pub(crate) fn start() -> Self {
-        Self::make(false)
-    }
-
-    fn make(shared: bool) -> Self {
+    /// Makes one and starts it. One that is shared lives as long as the process: nobody drops it.
+    pub(crate) fn start(shared: bool) -> Self {
         let programs = programs();
         let folder = tempfile::Builder::new()
             .prefix("forebay-postgres-")
@@ -173,5 +162,5 @@ fn programs() -> PathBuf {
         // It may be a link to where the other programs are.
         .filter_map(|folder| Some(folder.join("initdb").canonicalize().ok()?.parent()?.to_owned()))
         .find(|folder| folder.join("pg_isready").exists())
-        .expect("these tests need PostgreSQL's server programs (initdb): `make setup-postgres` installs them")
+        .unwrap_or_else(|| panic!("these tests need PostgreSQL's server programs (initdb): `make setup-postgres` installs them"))
 }

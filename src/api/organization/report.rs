@@ -87,10 +87,11 @@ impl Span {
             )
         };
         let start_s: i64 = query.number("start_time")?.ok_or_else(missing)?;
+        // The second that runs is in it.
         let now_s = Timestamp::now().as_second();
         let end_s = query
             .number("end_time")?
-            .unwrap_or(now_s)
+            .unwrap_or(now_s + 1)
             .min(now_s + DAY_S);
         let limit = query.number("limit")?.unwrap_or(width.default);
         if !(1..=width.most).contains(&limit) {

@@ -121,7 +121,6 @@ impl Sqlite {
 }
 
 /// A transaction that writes is alone anyway.
-#[expect(clippy::unused_async, reason = "the other database has to wait")]
 async fn lock(_: &mut Connection, _: &str) -> Result<(), sqlx::Error> {
     Ok(())
 }

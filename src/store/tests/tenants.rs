@@ -131,8 +131,8 @@ on_both! {
             let keys = desk.store.keys(&of, &ALL).await.unwrap();
             keys.into_iter().map(|key| key.id).collect::<Vec<_>>()
         };
-        assert_eq!(ids(KeysOf::Project(project.id.clone())).await, [key.id.clone()]);
-        assert_eq!(ids(KeysOf::Administrators(organisation.clone())).await, [own.id.clone()]);
+        assert_eq!(ids(KeysOf::Project(project.id.clone())).await, std::slice::from_ref(&key.id));
+        assert_eq!(ids(KeysOf::Administrators(organisation.clone())).await, std::slice::from_ref(&own.id));
         assert_eq!(ids(KeysOf::All).await.len(), 2);
         admin.revoke_key(&key).await.unwrap();
         assert_eq!(ids(KeysOf::All).await, [own.id]);

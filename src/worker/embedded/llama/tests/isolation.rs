@@ -41,8 +41,9 @@ fn long_prompts() -> f64 {
 /// A word that no other prompt has. No syllable stands in it twice: a model that stutters shall not spell another's.
 fn canary(random: &mut StdRng) -> String {
     let syllables = [
-        "zor", "vex", "qui", "bal", "mip", "tuk", "yag", "fen", "dro", "wix", "lun", "pog", "ska", "hib", "jat",
-        "nerv", "oth", "cru", "gli", "wump", "dax", "fro", "kep", "smi", "tov", "ulb", "vop", "zeb", "yor", "quil",
+        "zor", "vex", "qui", "bal", "mip", "tuk", "yag", "fen", "dro", "wix", "lun", "pog", "ska",
+        "hib", "jat", "nerv", "oth", "cru", "gli", "wump", "dax", "fro", "kep", "smi", "tov",
+        "ulb", "vop", "zeb", "yor", "quil",
     ];
     let chosen = syllables.choose_multiple(random, 5);
     chosen.copied().collect()
