@@ -63,6 +63,10 @@ lint: setup-tools deny ## rustfmt, clippy without warnings, cargo-deny; Cargo.lo
 bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as tables (about 15 minutes)
 	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python $(BENCH)
 
+.PHONY: bench-ledger
+bench-ledger: setup-tools setup-postgres ## Charges a second, and what they add to an answer, on both databases (about a minute)
+	cargo bench --bench ledger
+
 .PHONY: soak
 soak: setup-models ## 10,000 random requests, many of them cancelled: nothing may leak or be booked wrong
 	cargo run $(PROFILE) -p loadtest -- soak --forebay-bin $(BIN) $(SOAK)

@@ -3,14 +3,16 @@
 //! Labels come from the registry of models and workers and from our own words, never from a request:
 //! their number is bounded by the config.
 
+mod make;
+
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    IntGaugeVec, Registry, TextEncoder,
 };
 
+use make::{counter, counters, full, gauge, gauges, histograms, register};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Charge, Endpoint, Money, Recovered, State, Usage, UsageRow};
@@ -568,72 +570,5 @@ fn seconds_between(from: jiff::Timestamp, to: jiff::Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)
 }
 
-fn full(name: &str) -> String {
-    format!("forebay_{name}")
-}
-
-fn register<C: Collector + Clone + 'static>(
-    r: &Registry,
-    metric: C,
-) -> Result<C, prometheus::Error> {
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    register(r, IntCounter::new(full(name), help)?)
-}
-
-fn counters(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
-    register(r, IntCounterVec::new(Opts::new(full(name), help), labels)?)
-}
-
-fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    register(r, IntGauge::new(full(name), help)?)
-}
-
-fn gauges(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, prometheus::Error> {
-    register(r, IntGaugeVec::new(Opts::new(full(name), help), labels)?)
-}
-
-fn histograms(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-    labels: &[&str],
-) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
-    register(r, HistogramVec::new(options, labels)?)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_of_a_process_that_starts_anew_go_on_and_gauges_start_anew() {
-        let metrics = Metrics::new().unwrap().worker("w");
-        let reading = |running, steps| WorkerReading {
-            gauges: [running, 0, 0, 0, 0, 0],
-            counters: [steps, 0, 0, 0, 0, 0, 0, 0],
-        };
-        let mut last = WorkerReading::default();
-        metrics.follow(&mut last, reading(3, 10));
-        metrics.follow(&mut last, reading(2, 15));
-        metrics.follow(&mut last, WorkerReading::default());
-        assert_eq!((metrics.running.get(), metrics.steps.get()), (0, 15));
-        metrics.follow(&mut last, reading(1, 4));
-        assert_eq!((metrics.running.get(), metrics.steps.get()), (1, 19));
-    }
-}
+mod tests;

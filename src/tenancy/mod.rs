@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -140,8 +140,13 @@ impl Tenancy {
         identity(holder)
     }
 
-    /// Nobody waits for it, and a failure is seen where it matters.
+    /// Kept to the minute. Nobody waits for it, and a failure is seen where it matters.
     fn note_use(&self, holder: &Holder) {
+        let age = |used: Timestamp| Timestamp::now().duration_since(used);
+        let recent = SignedDuration::from_secs(60);
+        if holder.key.last_used.is_some_and(|used| age(used) < recent) {
+            return;
+        }
         let (store, key) = (Arc::clone(&self.store), holder.key.id.clone());
         tokio::spawn(async move {
             if let Err(error) = store.used(&key).await {

@@ -1,5 +1,3 @@
-use jiff::SignedDuration;
-
 use super::*;
 use crate::store;
 use crate::types::{Actor, Project, Store};

@@ -16,8 +16,8 @@ fn a_bad_config_is_exit_code_64_and_one_clear_line() {
         ),
         (good.to_owned(), "no model named m"),
         (
-            format!("{good}[store]\nurl = \"postgres://u:secret@h\"\n"),
-            "postgres",
+            format!("{good}[store]\nurl = \"mysql://u:secret@h\"\n"),
+            "mysql",
         ),
     ] {
         std::fs::write(&path, text).unwrap();

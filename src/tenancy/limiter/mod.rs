@@ -4,6 +4,8 @@
 //! stays and the rest is given back. A reservation that is dropped gives everything back.
 
 mod bucket;
+mod over;
+mod seconds;
 mod slices;
 mod window;
 
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 pub use bucket::{Meter, Unit};
+pub use seconds::seconds;
 
 use super::Access;
 use crate::types::{
@@ -462,81 +465,8 @@ impl Standing {
     }
 }
 
-impl Over {
-    /// Whether it is a budget or the tokens of a day: asking again soon is of no use.
-    #[must_use]
-    pub fn is_quota(&self) -> bool {
-        matches!(
-            self.meter,
-            Meter::BudgetPerDay | Meter::BudgetPerMonth | Meter::BatchTokensPerDay
-        )
-    }
-
-    /// What its client is told of the limit, as of those that are not used up.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        let mut standing = Standing::default();
-        if let Some(place) = standing.place(self.meter) {
-            *place = Some(Rate {
-                limit: number(self.limit),
-                remaining: number(self.limit - self.taken),
-                reset: self.retry_after.unwrap_or_default(),
-            });
-        }
-        standing
-    }
-
-    fn words(&self) -> String {
-        let show = |amount: i128| match self.meter.unit() {
-            Unit::Money => Money(amount).to_string(),
-            Unit::Requests | Unit::Tokens => amount.to_string(),
-        };
-        let of = self
-            .model
-            .as_ref()
-            .map_or_else(String::new, |model| format!(" for the model {model}"));
-        let when = match self.retry_after {
-            Some(wait) => format!("Please try again in {}.", seconds(wait)),
-            None => "The request alone is more than the limit.".into(),
-        };
-        format!(
-            "the {}'s limit {}{of} is reached: limit {}, used {}, requested {}. {when}",
-            self.scope.as_str(),
-            self.meter.as_str(),
-            show(self.limit),
-            show(self.taken),
-            show(self.asked),
-        )
-    }
-}
-
 fn number(amount: i128) -> u64 {
     u64::try_from(amount.max(0)).unwrap_or(u64::MAX)
-}
-
-/// In OpenAI's form: `6m0s`, `1.5s`, `120ms`.
-#[must_use]
-pub fn seconds(time: Duration) -> String {
-    let (whole, ms) = (time.as_secs(), time.subsec_millis());
-    let part = |seconds: u64| {
-        if ms == 0 {
-            format!("{seconds}s")
-        } else {
-            let digits = format!("{ms:03}");
-            format!("{seconds}.{}s", digits.trim_end_matches('0'))
-        }
-    };
-    match whole {
-        0 => format!("{ms}ms"),
-        1..60 => part(whole),
-        60..3600 => format!("{}m{}", whole / 60, part(whole % 60)),
-        _ => format!(
-            "{}h{}m{}",
-            whole / 3600,
-            whole % 3600 / 60,
-            part(whole % 60)
-        ),
-    }
 }
 
 impl Reservation {
