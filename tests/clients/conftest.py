@@ -32,6 +32,19 @@ def server(tmp_path_factory):
     yield from running(tmp_path_factory.mktemp("forebay"))
 
 
+@pytest.fixture(scope="session")
+def exact_server(tmp_path_factory):
+    """A server that computes equal requests in equal batches: what is cached or drafted would make batches of other
+    sizes, which sum in another order, so that a token as good as tied may fall the other way."""
+    folder = tmp_path_factory.mktemp("forebay")
+    config = folder / "exact.toml"
+    slots = "slots = 32\n"
+    text = CONFIG.read_text()
+    assert slots in text
+    config.write_text(text.replace(slots, slots + "lookup = false\nprefix_cache_mib = 0\n"))
+    yield from running(folder, config)
+
+
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory):
     """A server whose ledger holds nothing but what the module's own tests asked for."""
@@ -48,6 +61,13 @@ def sdk(server, key=KEY):
 @pytest.fixture(scope="session")
 def client(server):
     with sdk(server) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def exact_client(exact_server):
+    """For tests that compare two answers word for word."""
+    with sdk(exact_server) as client:
         yield client
 
 

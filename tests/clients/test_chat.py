@@ -47,12 +47,12 @@ def test_an_earlier_answer_may_be_part_of_the_question(client):
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_a_stop_string_ends_the_answer_and_is_not_in_it(client, as_list):
+def test_a_stop_string_ends_the_answer_and_is_not_in_it(exact_client, as_list):
     question = "List the days of the week, one after another."
-    full = client.chat.completions.create(**chat(question)).choices[0].message.content
+    full = exact_client.chat.completions.create(**chat(question)).choices[0].message.content
     # Cut inside a word, so that the stop string is not one token.
     stop = full[len(full) // 2 : len(full) // 2 + 5]
-    answer = client.chat.completions.create(**chat(question, stop=[stop, "\u2603"] if as_list else stop))
+    answer = exact_client.chat.completions.create(**chat(question, stop=[stop, "\u2603"] if as_list else stop))
     assert answer.choices[0].message.content == full[: full.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
 

@@ -30,9 +30,9 @@ def test_every_answer_has_its_own_log_probabilities(client):
         assert tokens
 
 
-def test_a_seed_repeats_all_answers(client):
+def test_a_seed_repeats_all_answers(exact_client):
     def texts():
-        answer = client.chat.completions.create(**request(seed=7))
+        answer = exact_client.chat.completions.create(**request(seed=7))
         return [choice.message.content for choice in answer.choices]
 
     first = texts()
@@ -40,10 +40,10 @@ def test_a_seed_repeats_all_answers(client):
     assert len(set(first)) > 1
 
 
-def test_several_answers_stream_side_by_side(client):
+def test_several_answers_stream_side_by_side(exact_client):
     asked = request(seed=11)
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    whole = exact_client.chat.completions.create(**asked)
+    chunks = list(exact_client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     for choice in whole.choices:
         parts = of_choice(chunks, choice.index)
         assert "".join(part.delta.content or "" for part in parts) == choice.message.content

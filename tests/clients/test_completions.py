@@ -17,9 +17,9 @@ def test_a_text_is_continued(client):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_a_stream_gives_what_the_whole_text_gives(client):
-    whole = client.completions.create(**request())
-    chunks = list(client.completions.create(**request(stream=True, stream_options={"include_usage": True})))
+def test_a_stream_gives_what_the_whole_text_gives(exact_client):
+    whole = exact_client.completions.create(**request())
+    chunks = list(exact_client.completions.create(**request(stream=True, stream_options={"include_usage": True})))
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
     assert finish(chunks) == whole.choices[0].finish_reason
     assert chunks[-1].choices == []

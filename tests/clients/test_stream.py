@@ -18,20 +18,20 @@ def stream(client, content, **settings):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("max_tokens", [1, 48])
-def test_a_stream_gives_what_the_whole_answer_gives(client, prompt, max_tokens):
-    whole = client.chat.completions.create(**chat(prompt, max_tokens=max_tokens))
-    chunks = stream(client, prompt, max_tokens=max_tokens, stream_options={"include_usage": True})
+def test_a_stream_gives_what_the_whole_answer_gives(exact_client, prompt, max_tokens):
+    whole = exact_client.chat.completions.create(**chat(prompt, max_tokens=max_tokens))
+    chunks = stream(exact_client, prompt, max_tokens=max_tokens, stream_options={"include_usage": True})
     assert joined(chunks) == whole.choices[0].message.content
     assert finish(chunks) == whole.choices[0].finish_reason
     counts = ("prompt_tokens", "completion_tokens", "total_tokens")
     assert [getattr(chunks[-1].usage, c) for c in counts] == [getattr(whole.usage, c) for c in counts]
 
 
-def test_a_stop_string_never_shows_in_a_stream(client):
+def test_a_stop_string_never_shows_in_a_stream(exact_client):
     question = "List the days of the week, one after another."
-    full = client.chat.completions.create(**chat(question)).choices[0].message.content
+    full = exact_client.chat.completions.create(**chat(question)).choices[0].message.content
     stop = full[len(full) // 2 : len(full) // 2 + 5]
-    chunks = stream(client, question, stop=stop)
+    chunks = stream(exact_client, question, stop=stop)
     # Not even its beginning: what came is the text before it, and that alone.
     assert joined(chunks) == full[: full.index(stop)]
     assert finish(chunks) == "stop"

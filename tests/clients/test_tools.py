@@ -75,10 +75,10 @@ def test_the_models_own_choice_is_a_call_or_a_text(client):
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED])
-def test_a_streamed_call_is_what_the_whole_call_is(client, choice):
+def test_a_streamed_call_is_what_the_whole_call_is(exact_client, choice):
     request = asked(choice, parallel_tool_calls=False)
-    [whole] = client.chat.completions.create(**request).choices
-    parts = of_choice(list(client.chat.completions.create(**request, stream=True)), 0)
+    [whole] = exact_client.chat.completions.create(**request).choices
+    parts = of_choice(list(exact_client.chat.completions.create(**request, stream=True)), 0)
     assert parts[0].delta.role == "assistant"
     assert [part.finish_reason for part in parts[:-1]] == [None] * (len(parts) - 1)
     assert parts[-1].finish_reason == whole.finish_reason
