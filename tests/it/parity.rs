@@ -9,7 +9,10 @@ use crate::harness::{Joined, Server, chat, quickstart_with};
 /// Equal requests are computed in equal batches: of another size they sum in another order, and a token as good as
 /// tied may fall the other way. A cached prompt's usage would say so, too.
 fn exact() -> PathBuf {
-    quickstart_with("slots = 32", "slots = 32\nlookup = false\nprefix_cache_mib = 0")
+    quickstart_with(
+        "slots = 32",
+        "slots = 32\nlookup = false\nprefix_cache_mib = 0",
+    )
 }
 
 fn prompts() -> Vec<Value> {

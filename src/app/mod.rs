@@ -1,0 +1,89 @@
+//! The wiring: a config becomes a running gateway, and a signal ends it in order.
+
+mod wiring;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api;
+use crate::config::Config;
+use crate::store;
+use wiring::App;
+
+/// Where projects are that name no other; a new store has it.
+pub const DEFAULT_ORGANISATION: &str = "default";
+
+/// Serves until SIGTERM or Ctrl-C, then drains.
+///
+/// # Errors
+/// A listener can't be bound, the store can't be opened, or the wiring fails.
+pub async fn serve(config: Config) -> Result<()> {
+    // Both are bound before anything is loaded: a port that is taken shows at once.
+    let listener = bind("server", config.server.listen).await?;
+    let metrics_listener = bind("metrics", config.metrics.listen).await?;
+    let store = store::open(&config.store.url).await?;
+    let app = App::build(&config, store, |metrics| workers::start(&config, metrics)).await?;
+    let limits = api::Limits {
+        max_connections: config.server.max_connections,
+        header_read_timeout: Duration::from_secs(config.server.header_read_timeout_s),
+        drain: Duration::from_secs(config.server.drain_s),
+    };
+    tracing::info!(server = %config.server.listen, metrics = %config.metrics.listen, "listening");
+
+    let stop = stop_signal()?;
+    let drained = CancellationToken::new();
+    let gateway = api::gateway_routes(Arc::clone(&app.api), config.server.max_body_bytes);
+    let metrics = api::metrics_routes(Arc::clone(&app.api));
+    tokio::join!(
+        async {
+            api::serve(listener, gateway, limits, stop.cancelled()).await;
+            drained.cancel();
+        },
+        // Metrics are there to the end of the drain: that is when one wants to see them.
+        api::serve(
+            metrics_listener,
+            metrics,
+            api::Limits {
+                drain: Duration::from_secs(1),
+                ..limits
+            },
+            drained.cancelled()
+        ),
+    );
+    app.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(section: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("[{section}] listen = {address} can't be bound"))
+}
+
+/// Cancelled at the first signal.
+fn stop_signal() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+        told.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,194 @@
+//! A config, a store and workers become a running gateway, and it is taken down in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::DEFAULT_ORGANISATION;
+use crate::api::Api;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::metering::{self, Metering};
+use crate::router::Router;
+use crate::scheduler::{self, Scheduler};
+use crate::telemetry::Metrics;
+use crate::tenancy::{Admin, Limiter, Tenancy};
+use crate::types::{
+    Actor, Caller, Claim, Dimension, Ledger, Membership, Store, TenantStore, UsageQuery,
+};
+use crate::worker::Worker;
+
+/// The project that the bootstrap key pays from, and the key's public name.
+const BOOTSTRAP_PROJECT: &str = "local";
+const BOOTSTRAP_KEY: &str = "key_bootstrap";
+/// A store that fails while the process ends is waited for no longer; what is in flight then is recovered
+/// at the next start.
+const LAST_COMMITS: Duration = Duration::from_secs(10);
+
+/// The workers of each pool.
+pub(super) type Workers = Vec<(Arc<str>, Arc<dyn Worker>)>;
+
+/// Everything that runs.
+pub(super) struct App {
+    pub(super) api: Arc<Api>,
+    writer: JoinHandle<()>,
+    /// What looks after dead replicas, and gives back what isn't used of limits.
+    background: (CancellationToken, [JoinHandle<()>; 2]),
+    store: Arc<dyn Store>,
+    _claim: Claim,
+}
+
+impl App {
+    /// Takes the store over, books what is left of the dead in it, and starts the workers.
+    pub(super) async fn build(
+        config: &Config,
+        store: Arc<dyn Store>,
+        start: impl FnOnce(&Metrics) -> Result<Workers>,
+    ) -> Result<Self> {
+        let claim = store.claim()?;
+        let metrics = Arc::new(Metrics::new()?);
+        let lease = (!claim.exclusive).then(|| Duration::from_secs(config.ledger.lease_s));
+        let membership = join(config, &*store, &metrics, lease).await?;
+        let options = metering::Options {
+            max_open: config.ledger.max_open,
+            hold: Duration::from_millis(config.ledger.hold_ms),
+            lease,
+        };
+        let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
+        let (metering, writer) = Metering::start(
+            Arc::clone(&ledger),
+            Arc::clone(&membership),
+            Arc::clone(&metrics),
+            &options,
+        );
+        let stop = CancellationToken::new();
+        let reaper = metering::reap(
+            metering.clone(),
+            Arc::clone(&ledger),
+            Arc::clone(&membership),
+            stop.clone(),
+        );
+        let limiter = Arc::new(Limiter::new(ledger, lease.map(|_| membership)));
+        let tidy = Arc::clone(&limiter).tidy(stop.clone());
+        let gateway = Gateway {
+            tenancy: tenancy(config, &store).await?,
+            limiter,
+            router: Router::new(config).map_err(anyhow::Error::msg)?,
+            scheduler: scheduler(config, start(&metrics)?, &metrics),
+            metering,
+            metrics,
+            store: Arc::clone(&store),
+        };
+        let api = Arc::new(Api {
+            gateway,
+            started: Timestamp::now(),
+        });
+        Ok(Self {
+            api,
+            writer,
+            background: (stop, [tokio::spawn(reaper), tokio::spawn(tidy)]),
+            store,
+            _claim: claim,
+        })
+    }
+
+    /// Whatever holds a way into the ledger goes first, then the writer commits the last of it.
+    pub(super) async fn close(self) {
+        let metrics = Arc::clone(&self.api.gateway.metrics);
+        let (stop, tasks) = self.background;
+        stop.cancel();
+        for task in tasks {
+            if task.await.is_err() {
+                tracing::error!("a task in the background had a fault");
+            }
+        }
+        // The engines' threads are joined on drop, which blocks.
+        let dropped = tokio::task::spawn_blocking(move || drop(self.api)).await;
+        if dropped.is_err() {
+            tracing::error!("the gateway could not be taken down in order");
+        }
+        if tokio::time::timeout(LAST_COMMITS, self.writer)
+            .await
+            .is_err()
+        {
+            let pending = metrics.ledger.pending.get();
+            tracing::error!(
+                pending,
+                "the store takes no commits: what had its checkpoint is booked at the next start"
+            );
+        }
+        self.store.close().await;
+    }
+}
+
+/// Books what is left of the dead, and goes on counting where the last life of this replica ended.
+async fn join(
+    config: &Config,
+    store: &dyn Store,
+    metrics: &Metrics,
+    lease: Option<Duration>,
+) -> Result<Arc<Membership>> {
+    let name = config.ledger.replica.clone().unwrap_or_else(host_name);
+    let membership = Membership::new(name);
+    let replica = membership.now();
+    // Alone, nobody else can be alive.
+    let recovered = store.recover(&replica, lease.unwrap_or_default()).await?;
+    if !recovered.is_empty() {
+        let rows = recovered.len();
+        tracing::warn!(rows, "booked what a dead process left in flight");
+    }
+    store.join(&replica).await?;
+    let own = UsageQuery {
+        group_by: vec![Dimension::State, Dimension::Model],
+        // Where there is one process at a time, whatever was booked is its own.
+        replica: lease.map(|_| replica.name.clone()),
+        absorbed: true,
+        ..UsageQuery::default()
+    };
+    metrics.rehydrate(&store.usage(&own).await?);
+    Ok(Arc::new(membership))
+}
+
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}
+
+async fn tenancy(config: &Config, store: &Arc<dyn Store>) -> Result<Tenancy> {
+    let bootstrap = match &config.tenancy.bootstrap_key {
+        Some(secret) => Some((secret.as_str(), bootstrap_caller(&**store).await?)),
+        None => None,
+    };
+    Ok(Tenancy::new(
+        Arc::clone(store) as Arc<dyn TenantStore>,
+        bootstrap,
+    ))
+}
+
+async fn bootstrap_caller(store: &dyn TenantStore) -> Result<Caller> {
+    let admin = Admin {
+        store,
+        actor: Actor::Server,
+    };
+    let organisation = store.find_organisation(DEFAULT_ORGANISATION).await?.id;
+    let project = admin
+        .ensure_project(&organisation, BOOTSTRAP_PROJECT)
+        .await?;
+    Ok(Caller {
+        organisation: project.organisation,
+        project: project.id,
+        key: BOOTSTRAP_KEY.into(),
+    })
+}
+
+fn scheduler(config: &Config, workers: Workers, metrics: &Metrics) -> Scheduler {
+    let limits = scheduler::Limits {
+        max_queue: config.scheduler.max_queue,
+        queue_timeout: Duration::from_millis(config.scheduler.queue_timeout_ms),
+    };
+    Scheduler::new(workers, limits, metrics)
+}
