@@ -12,7 +12,7 @@ COPY . .
 # has: AVX2 and FMA by default. Give TARGET_CPU=x86-64-v4 where all have AVX-512, and an empty one on ARM.
 ARG TARGET_CPU=x86-64-v3
 RUN if [ -n "$TARGET_CPU" ]; then \
-        printf '[build]\nrustflags = ["-C", "target-cpu=%s"]\n' "$TARGET_CPU" > .cargo/config.toml; \
+        sed -i "s/target-cpu=native/target-cpu=$TARGET_CPU/" .cargo/config.toml; \
     else rm .cargo/config.toml; fi
 
 # The target folder is a cache of the build host, so the binary is copied out of it. One cache for

@@ -35,10 +35,10 @@ pub(super) type Workers = Vec<(Arc<str>, Arc<dyn Worker>)>;
 /// Everything that runs.
 pub(super) struct App {
     pub(super) api: Arc<Api>,
-    writer: JoinHandle<()>,
+    pub(super) writer: JoinHandle<()>,
     /// What looks after dead replicas, and gives back what isn't used of limits.
     background: (CancellationToken, [JoinHandle<()>; 2]),
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     _claim: Claim,
 }
 

@@ -42,4 +42,4 @@ impl From<sqlx::migrate::MigrateError> for StoreError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,7 +19,7 @@ use crate::types::{
 };
 
 #[path = "../../tests/support/postgres.rs"]
-mod cluster;
+pub(crate) mod cluster;
 use cluster::Cluster;
 
 /// Each of the tests that follow, once on SQLite and once on PostgreSQL.
@@ -45,7 +45,7 @@ macro_rules! on_both {
 use on_both;
 
 /// The one that the tests of this process share.
-fn cluster() -> &'static Cluster {
+pub(crate) fn cluster() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| Cluster::start(true))
 }

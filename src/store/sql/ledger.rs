@@ -367,6 +367,15 @@ struct Leftover {
     request_pico: i64,
 }
 
+async fn delete_leftover(connection: &mut Connection, row: &Leftover) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM in_flight WHERE request_id = $1 AND attempt = $2")
+        .bind(&row.request_id)
+        .bind(row.attempt)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
 /// The amount is computed here and not in SQL, so that there is one place where money is multiplied. None where
 /// the attempt is booked already.
 async fn book_leftover(
@@ -375,7 +384,7 @@ async fn book_leftover(
     row: Leftover,
 ) -> Result<Option<Recovered>, sqlx::Error> {
     let price = Price {
-        version: row.price_version,
+        version: row.price_version.clone(),
         prompt_pico: row.prompt_pico,
         cached_pico: row.cached_pico,
         completion_pico: row.completion_pico,
@@ -388,6 +397,11 @@ async fn book_leftover(
         completion_tokens: tokens(row.completion_tokens),
     };
     let amount = price.amount(&usage);
+    // No worker had taken it on: nothing ran, as where a client goes that early.
+    if usage == Usage::default() {
+        delete_leftover(connection, &row).await?;
+        return Ok(None);
+    }
     let done = sqlx::query(
         "INSERT INTO charge (event_id, request_id, attempt, project_id, key_id, end_user, model,
             revision, worker, endpoint, class, state, source, outcome, prompt_tokens, cached_tokens,
@@ -408,11 +422,7 @@ async fn book_leftover(
     .bind(row.attempt)
     .execute(&mut *connection)
     .await?;
-    sqlx::query("DELETE FROM in_flight WHERE request_id = $1 AND attempt = $2")
-        .bind(&row.request_id)
-        .bind(row.attempt)
-        .execute(&mut *connection)
-        .await?;
+    delete_leftover(connection, &row).await?;
     if done.rows_affected() == 0 {
         return Ok(None);
     }
