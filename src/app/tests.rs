@@ -73,7 +73,7 @@ fn balances(cases: u32, new: impl Fn() -> World) {
     let cases = Cases {
         cases,
         failure_persistence: None,
-        max_shrink_iters: 30,
+        max_shrink_iters: 8,
         ..Cases::default()
     };
     let acts = prop::collection::vec(act(), 10..70);

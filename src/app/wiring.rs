@@ -16,7 +16,7 @@ use crate::metering::{self, Metering};
 use crate::router::Router;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::Metrics;
-use crate::tenancy::{Admin, Limiter, Tenancy};
+use crate::tenancy::{Admin, Limiter, Notices, Tenancy, Webhook};
 use crate::types::{
     Actor, Caller, Claim, Dimension, Ledger, Membership, Store, TenantStore, UsageQuery,
 };
@@ -36,8 +36,8 @@ pub(super) type Workers = Vec<(Arc<str>, Arc<dyn Worker>)>;
 pub(super) struct App {
     pub(super) api: Arc<Api>,
     pub(super) writer: JoinHandle<()>,
-    /// What looks after dead replicas, and gives back what isn't used of limits.
-    background: (CancellationToken, [JoinHandle<()>; 2]),
+    /// What looks after dead replicas, limits, counters and notices.
+    background: (CancellationToken, Vec<JoinHandle<()>>),
     pub(super) store: Arc<dyn Store>,
     _claim: Claim,
 }
@@ -65,15 +65,30 @@ impl App {
             Arc::clone(&metrics),
             &options,
         );
-        let stop = CancellationToken::new();
-        let reaper = metering::reap(
-            metering.clone(),
+        let limiter = Arc::new(Limiter::new(
             Arc::clone(&ledger),
-            Arc::clone(&membership),
-            stop.clone(),
-        );
-        let limiter = Arc::new(Limiter::new(ledger, lease.map(|_| membership)));
-        let tidy = Arc::clone(&limiter).tidy(stop.clone());
+            lease.map(|_| Arc::clone(&membership)),
+        ));
+        let webhook = Webhook::new(&config.webhook).map_err(anyhow::Error::msg)?;
+        let notices = Notices::new(Arc::clone(&store), webhook, Arc::clone(&metrics));
+        let stop = CancellationToken::new();
+        let background = vec![
+            tokio::spawn(metering::reap(
+                metering.clone(),
+                Arc::clone(&ledger),
+                Arc::clone(&membership),
+                stop.clone(),
+            )),
+            tokio::spawn(metering::audit(
+                ledger,
+                membership,
+                claim.exclusive,
+                Arc::clone(&metrics),
+                stop.clone(),
+            )),
+            tokio::spawn(Arc::clone(&limiter).tidy(stop.clone())),
+            tokio::spawn(notices.run(stop.clone())),
+        ];
         let gateway = Gateway {
             tenancy: tenancy(config, &store).await?,
             limiter,
@@ -90,7 +105,7 @@ impl App {
         Ok(Self {
             api,
             writer,
-            background: (stop, [tokio::spawn(reaper), tokio::spawn(tidy)]),
+            background: (stop, background),
             store,
             _claim: claim,
         })

@@ -9,6 +9,7 @@ mod scheduler;
 mod server;
 mod store;
 mod tenancy;
+mod webhook;
 mod worker;
 
 use std::collections::HashSet;
@@ -25,6 +26,7 @@ pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;
 pub use store::StoreConfig;
 pub use tenancy::TenancyConfig;
+pub use webhook::WebhookConfig;
 pub use worker::{EngineKind, WorkerConfig};
 
 /// Everything that can be configured.
@@ -46,6 +48,9 @@ pub struct Config {
     /// Who may ask.
     #[serde(default)]
     pub tenancy: TenancyConfig,
+    /// Who is told of budgets that are nearly spent.
+    #[serde(default)]
+    pub webhook: WebhookConfig,
     /// How requests wait.
     #[serde(default)]
     pub scheduler: SchedulerConfig,
@@ -126,6 +131,7 @@ impl Config {
         self.scheduler.check()?;
         self.store.check()?;
         self.ledger.check()?;
+        self.webhook.check()?;
         self.tenancy.check(self.server.listen)
     }
 

@@ -25,6 +25,8 @@ pub struct Flight {
     permit: Option<mpsc::OwnedPermit<Command>>,
     flights: Arc<Flights>,
     reserved: Option<Box<dyn Reserved>>,
+    /// What the charge costs that is on its way to the ledger.
+    due: Option<(Usage, Money)>,
     hold: Duration,
     /// Whether any of the answer has reached the client.
     delivered: bool,
@@ -70,6 +72,7 @@ impl Flight {
             permit: Some(admission.0),
             flights: Arc::clone(&metering.flights),
             reserved,
+            due: None,
             hold: metering.hold,
             delivered: false,
             metrics: Arc::clone(&metering.metrics),
@@ -162,6 +165,8 @@ impl Flight {
         let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(booking)));
+        // Dropped while it waits, the charge stands all the same.
+        self.due = costs;
         let done = match tokio::time::timeout(self.hold, booked).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(Error::Lost),
@@ -170,10 +175,10 @@ impl Flight {
                 Err(Error::LedgerDown)
             }
         };
-        if done.is_ok() || self.delivered {
-            self.spend(costs);
+        if done.is_err() && !self.delivered {
+            self.due = None;
         }
-        self.reserved = None;
+        self.spend();
         done
     }
 
@@ -184,9 +189,10 @@ impl Flight {
         }
     }
 
-    /// Of what was reserved, this much is gone for good.
-    fn spend(&mut self, costs: Option<(Usage, Money)>) {
-        if let (Some(mut reserved), Some((usage, amount))) = (self.reserved.take(), costs) {
+    /// Of what was reserved, that much is gone for good; the rest is given back.
+    fn spend(&mut self) {
+        if let (Some(mut reserved), Some((usage, amount))) = (self.reserved.take(), self.due.take())
+        {
             reserved.settle(usage, amount);
         }
     }
@@ -223,7 +229,7 @@ impl Drop for Flight {
     /// has taken on costs nothing.
     fn drop(&mut self) {
         if self.permit.is_none() {
-            return;
+            return self.spend();
         }
         let usage = self.close();
         if self.open.lost.load(Ordering::Acquire) {
@@ -235,7 +241,8 @@ impl Drop for Flight {
         }
         let amount = self.open.flown.price.amount(&usage);
         let releases = self.releases(Some((usage, amount)));
-        self.spend(Some((usage, amount)));
+        self.due = Some((usage, amount));
+        self.spend();
         let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
@@ -283,6 +290,22 @@ impl Flights {
                 entry.progress.close();
             })
             .count()
+    }
+
+    /// The age of the oldest checkpoint, in seconds; what has none is as old as it is.
+    pub(super) fn oldest(&self, now: Timestamp) -> f64 {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return 0.0;
+        }
+        let age = |open: &Open| match open.checkpoint_ms.load(Ordering::Relaxed) {
+            NONE => now.duration_since(open.flown.started).as_secs_f64(),
+            #[expect(clippy::cast_precision_loss, reason = "it is a difference of times")]
+            taken => (now.as_millisecond() - taken) as f64 / 1000.0,
+        };
+        self.open
+            .iter()
+            .map(|entry| age(entry.value()))
+            .fold(0.0, f64::max)
     }
 
     /// The attempts whose `in_flight` row is missing or older than a second, as they stand now.

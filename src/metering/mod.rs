@@ -4,6 +4,7 @@
 //! needs: [`Flight::settle`] (the whole answer), [`Flight::absorb`] (the worker broke), [`Flight::void`]
 //! (nothing ran), or a plain drop (the client went). A [`Meter`] is a stream of events with its flight.
 
+mod audit;
 mod flight;
 mod lease;
 mod meter;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub use audit::audit;
 pub use flight::Flight;
 pub use meter::Meter;
 

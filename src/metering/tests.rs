@@ -76,6 +76,9 @@ impl Ledger for Book {
     async fn charges(&self, _: &UsageQuery, _: &Page) -> Result<Vec<ChargeRow>, StoreError> {
         Ok(Vec::new())
     }
+    async fn charged(&self, _: Option<&str>) -> Result<Money, StoreError> {
+        Ok(Money(0))
+    }
     async fn spent(&self, _: &Spender, _: Timestamp) -> Result<Spent, StoreError> {
         Ok(Spent::default())
     }
@@ -414,4 +417,28 @@ async fn what_was_reserved_is_settled_with_what_is_charged_and_given_back_otherw
         assert_eq!(*end.lock().unwrap(), settled);
         assert_eq!(Arc::strong_count(&end), 1, "the deposit is gone");
     }
+}
+
+#[tokio::test]
+async fn whoever_goes_while_the_charge_is_written_has_spent_it() {
+    let (book, metering, writer) = metering(8);
+    book.down.store(true, Ordering::Relaxed);
+    let (end, flown) = (Arc::default(), flight(&metering).flown().clone());
+    let flown = Flown {
+        request: RequestId::mint(),
+        ..flown
+    };
+    let deposit = Box::new(Deposit(Arc::clone(&end)));
+    let flight = metering.dispatch(metering.admit().unwrap(), flown, Some(deposit));
+    let mut meter = meter(flight, vec![Ok(Event::End { usage: USAGE })]);
+    let waits = tokio::time::timeout(Duration::from_millis(50), meter.next()).await;
+    assert!(waits.is_err(), "its charge is not on disk");
+    drop(meter);
+    book.down.store(false, Ordering::Relaxed);
+    finished(metering, writer).await;
+    assert_eq!(
+        book.charges(),
+        [(State::Settled, Outcome::Completed, USAGE, 207)]
+    );
+    assert_eq!(*end.lock().unwrap(), Some((USAGE, Money(207))));
 }

@@ -33,6 +33,7 @@ pub(super) enum Command {
 /// A charge on its way to the ledger.
 pub(super) struct Booking {
     charge: Charge,
+    since: Instant,
     /// The answer waits for it, if there is one. It is told whether the charge stands, or another in its place.
     ack: Option<oneshot::Sender<bool>>,
     /// Set once the client was told that there is no answer: it doesn't pay. A commit that is on its way at
@@ -50,6 +51,7 @@ impl Booking {
     ) -> Self {
         Self {
             charge,
+            since: Instant::now(),
             releases,
             ack,
             forgiven: Arc::default(),
@@ -107,8 +109,13 @@ impl Writer {
     }
 
     async fn commit(&mut self, commands: &mut Vec<Command>) {
+        let now = Timestamp::now();
+        self.metrics
+            .ledger
+            .checkpoint_age
+            .set(self.flights.oldest(now));
         let mut batch = LedgerBatch {
-            checkpoints: self.flights.due(Timestamp::now()),
+            checkpoints: self.flights.due(now),
             ..LedgerBatch::default()
         };
         let (mut waiting, mut forgiven) = (Vec::new(), Vec::new());
@@ -118,7 +125,7 @@ impl Writer {
                     batch.charges.push(booking.charge);
                     batch.releases.extend(booking.releases);
                     forgiven.push(booking.forgiven);
-                    waiting.push(booking.ack);
+                    waiting.push((booking.ack, booking.since));
                 }
                 Command::Void(request, attempt) => batch.voids.push((request, attempt)),
             }
@@ -127,7 +134,7 @@ impl Writer {
             return;
         }
         let others = self.commit_until_it_stands(&mut batch, &forgiven).await;
-        for (charge, ack) in batch.charges.iter().zip(waiting) {
+        for (charge, (ack, since)) in batch.charges.iter().zip(waiting) {
             let stands = !others.contains(&charge.event_id);
             if stands {
                 self.metrics.booked(charge);
@@ -135,6 +142,10 @@ impl Writer {
                 self.metrics.ledger.conflicts.inc();
             }
             self.metrics.ledger.pending.dec();
+            self.metrics
+                .ledger
+                .settle_seconds
+                .observe(since.elapsed().as_secs_f64());
             // Whoever waited may have gone; the charge stands.
             let _gone = ack.map(|ack| ack.send(stands));
         }

@@ -3,16 +3,18 @@
 //! Labels come from the registry of models and workers and from our own words, never from a request:
 //! their number is bounded by the config.
 
+mod ledger;
 mod make;
 
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Registry, TextEncoder,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
-use make::{counter, counters, full, gauge, gauges, histograms, register};
+pub use ledger::LedgerMetrics;
+use make::{counters, gauges, histograms};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Charge, Endpoint, Money, Recovered, State, Usage, UsageRow};
@@ -25,10 +27,6 @@ const WAIT_SECONDS: &[f64] = &[
 const TOKEN_SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
 ];
-const COMMIT_SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0,
-];
-
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -69,29 +67,6 @@ struct Engines {
     prefix_tokens: IntCounterVec,
     draft_tokens: IntCounterVec,
     prefix_bytes: IntGaugeVec,
-}
-
-/// What the ledger's writer reports.
-pub struct LedgerMetrics {
-    /// Commits of the ledger's writer.
-    pub commits: IntCounter,
-    /// Commits that failed and are tried again.
-    pub commit_failures: IntCounter,
-    /// How long a commit takes.
-    pub commit_seconds: Histogram,
-    charges: IntCounterVec,
-    /// Charges that did not stand, since another replica had booked the attempt.
-    pub conflicts: IntCounter,
-    /// Times that this replica was taken for dead.
-    pub fenced: IntCounter,
-    /// Attempts that run and aren't booked yet.
-    pub open: IntGauge,
-    /// Charges that wait for a commit.
-    pub pending: IntGauge,
-    /// 1 while the store takes commits.
-    pub store_up: IntGauge,
-    /// When the newest commit was, in seconds since the epoch.
-    pub last_commit: Gauge,
 }
 
 /// What one pool's queue reports.
@@ -322,6 +297,25 @@ impl Metrics {
         self.used(&row.model, Sum::of(&row.usage, row.amount));
     }
 
+    /// A notice was written of a budget that is nearly spent.
+    pub fn budget_warned(&self, scope: &str, limit: &str) {
+        self.ledger
+            .warnings
+            .with_label_values(&[scope, limit])
+            .inc();
+    }
+
+    /// A webhook was taken, failed or was given up.
+    pub fn webhook_sent(&self, outcome: &str) {
+        self.ledger.webhooks.with_label_values(&[outcome]).inc();
+    }
+
+    /// What the counters say was charged, over all models.
+    #[must_use]
+    pub fn charged(&self) -> Money {
+        Money(self.ledger.charged.get().into())
+    }
+
     /// Takes up what this replica booked in its earlier lives: sums of the ledger by state and model.
     pub fn rehydrate(&self, rows: &[UsageRow]) {
         for row in rows {
@@ -355,10 +349,12 @@ impl Metrics {
                 .with_label_values(&[model, kind])
                 .inc_by(tokens);
         }
+        let pico = u64::try_from(sum.amount.0).unwrap_or(0);
+        self.ledger.charged.inc_by(pico);
         self.requests
             .charged
             .with_label_values(&[model])
-            .inc_by(u64::try_from(sum.amount.0).unwrap_or(0));
+            .inc_by(pico);
     }
 
     /// The whole registry in Prometheus's text format 0.0.4.
@@ -506,61 +502,6 @@ impl Engines {
                 "prefix_cache_bytes",
                 "Host memory of the prefix cache.",
                 &["worker"],
-            )?,
-        })
-    }
-}
-
-impl LedgerMetrics {
-    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
-        let charges = counters(
-            r,
-            "ledger_charges_total",
-            "Charges booked by this replica in all its lives, by state.",
-            &["state"],
-        )?;
-        // They stand at zero from the start: the first of a kind is a rise, not a birth.
-        for state in [State::Settled, State::Absorbed, State::Recovered] {
-            charges.with_label_values(&[state.as_str()]);
-        }
-        let seconds = HistogramOpts::new(
-            full("ledger_commit_seconds"),
-            "How long a transaction of the ledger takes.",
-        );
-        let conflicts = "Charges that did not stand, since another replica had booked the attempt.";
-        let last = "When the ledger last committed, in seconds since the epoch.";
-        Ok(Self {
-            commits: counter(
-                r,
-                "ledger_commits_total",
-                "Transactions of the ledger's writer.",
-            )?,
-            commit_failures: counter(
-                r,
-                "ledger_commit_failures_total",
-                "Transactions that failed and are tried again.",
-            )?,
-            commit_seconds: register(
-                r,
-                Histogram::with_opts(seconds.buckets(COMMIT_SECONDS.to_vec()))?,
-            )?,
-            charges,
-            conflicts: counter(r, "ledger_conflicts_total", conflicts)?,
-            fenced: counter(
-                r,
-                "ledger_fenced_total",
-                "Times that others took this replica for dead.",
-            )?,
-            open: gauge(
-                r,
-                "ledger_open",
-                "Attempts that run and are not booked yet.",
-            )?,
-            pending: gauge(r, "ledger_pending", "Charges that wait for a commit.")?,
-            store_up: gauge(r, "ledger_store_up", "1 while the store takes commits.")?,
-            last_commit: register(
-                r,
-                Gauge::new(full("ledger_last_commit_timestamp_seconds"), last)?,
             )?,
         })
     }

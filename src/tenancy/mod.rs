@@ -2,6 +2,7 @@
 
 mod admin;
 mod limiter;
+mod notices;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ pub use admin::{Admin, KeyWish, Made};
 pub use limiter::{
     Limiter, Meter, Need, Over, Rate, Refused, Reservation, Standing, Unit, seconds,
 };
+
+pub use notices::{Notices, Webhook};
 
 use crate::types::{
     Caller, Holder, KeyId, LimitSet, Limits, OrganisationId, SecretHash, StoreError, TenantStore,

@@ -11,6 +11,7 @@ mod invoice;
 mod layout;
 mod limits;
 mod money;
+mod notice;
 mod plan;
 mod ports;
 mod progress;
@@ -32,10 +33,11 @@ pub use invoice::{Invoice, InvoiceLine, Period};
 pub use layout::{CellType, Layout};
 pub use limits::{LimitSet, Limits, Scope};
 pub use money::{Money, Price};
+pub use notice::{Notice, Sent};
 pub use plan::{Endpoint, Kind, Plan};
 pub use ports::{
-    Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Page, Recovered, Release, Reserved,
-    Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
+    Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Outbox, Page, Recovered, Release,
+    Reserved, Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
 };
 pub use progress::{Count, Progress};
 pub use replica::{Membership, Replica};

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::{
     Act, Actor, ApiKey, AuditRow, Charge, ChargeRow, Checkpoint, Holder, Invoice, KeyId, LimitSet,
-    Money, Organisation, OrganisationId, Period, Project, ProjectId, Replica, ReplicaId, RequestId,
-    Scope, SecretHash, Usage, UsageQuery, UsageRow,
+    Money, Notice, Organisation, OrganisationId, Period, Project, ProjectId, Replica, ReplicaId,
+    RequestId, Scope, SecretHash, Sent, Usage, UsageQuery, UsageRow,
 };
 
 /// Why the store gave no answer.
@@ -236,6 +236,12 @@ pub trait Ledger: Send + Sync {
     /// The store failed.
     async fn charges(&self, query: &UsageQuery, page: &Page) -> Result<Vec<ChargeRow>, StoreError>;
 
+    /// What replicas of this name charged in all, or all of them together.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn charged(&self, replica: Option<&str>) -> Result<Money, StoreError>;
+
     /// What was spent since this time, which begins a day of UTC.
     ///
     /// # Errors
@@ -279,9 +285,43 @@ pub trait InvoiceStore: Send + Sync {
     async fn find_invoice(&self, id: &str) -> Result<Invoice, StoreError>;
 }
 
+/// What operators are to be told, until they are.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// The limits that are to be warned of before they are reached, of whatever scope.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn warned_limits(&self) -> Result<Vec<LimitSet>, StoreError>;
+
+    /// Puts a notice in, once for each subject. True the first time.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn post(&self, subject: &str, id: &str, body: &str) -> Result<bool, StoreError>;
+
+    /// Whether there is a notice of this subject, sent or not.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn is_posted(&self, subject: &str) -> Result<bool, StoreError>;
+
+    /// A notice that is to be sent now. Nobody else is given it for so long.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn take_notice(&self, hold: Duration) -> Result<Option<Notice>, StoreError>;
+
+    /// How sending it went.
+    ///
+    /// # Errors
+    /// The store failed; it is sent again once its hold is over.
+    async fn sent(&self, id: &str, sent: Sent) -> Result<(), StoreError>;
+}
+
 /// Everything that is kept, in one database.
 #[async_trait]
-pub trait Store: TenantStore + Ledger + InvoiceStore {
+pub trait Store: TenantStore + Ledger + InvoiceStore + Outbox {
     /// Claims the store for a process that serves from it.
     ///
     /// # Errors

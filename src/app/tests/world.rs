@@ -1,5 +1,6 @@
 //! A gateway whose process may die, its clients, and what they and the worker know.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ const CONFIG: &str = r#"
     price = { prompt = "2", completion = "6", request = "0.000001" }
 "#;
 /// How long the books may take to balance once everything is quiet: a dead replica is missed only after its lease.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What became of a request, as its client saw it.
 #[derive(Debug, Clone)]
@@ -281,7 +282,10 @@ impl World {
     /// Two commits that end more than a second from now: the second began after that second, and took along
     /// whatever had no checkpoint since now.
     fn checkpoint(&mut self) {
-        let known: Vec<_> = self.running().map(|client| client.run.count()).collect();
+        let known: HashMap<_, _> = self
+            .running()
+            .map(|client| (client.request, client.run.count()))
+            .collect();
         let life = self.life();
         let commits = &life.app.api.gateway.metrics.ledger.commits;
         pause(Duration::from_millis(1010));
@@ -292,8 +296,8 @@ impl World {
             assert!(Instant::now() < deadline, "no checkpoints are taken");
             pause(Duration::from_millis(20));
         }
-        for (client, count) in self.running_mut().zip(known) {
-            client.floor = count;
+        for client in self.running_mut() {
+            client.floor = known[&client.request];
         }
     }
 

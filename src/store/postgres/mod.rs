@@ -26,6 +26,8 @@ macro_rules! now_ms {
 mod invoices;
 #[path = "../sql/ledger.rs"]
 mod ledger;
+#[path = "../sql/notices.rs"]
+mod notices;
 #[path = "../sql/rows.rs"]
 mod rows;
 #[path = "../sql/slices.rs"]

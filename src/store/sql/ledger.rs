@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::rows::ms;
 use super::{BEGIN, Backend, Connection, Db};
 use crate::types::{
-    Charge, ChargeRow, Checkpoint, Class, Ledger, LedgerBatch, Outcome, Page, Price, Recovered,
-    Replica, ReplicaId, RequestId, Slice, SliceWish, Source, Spender, Spent, State, StoreError,
-    Usage, UsageQuery, UsageRow,
+    Charge, ChargeRow, Checkpoint, Class, Ledger, LedgerBatch, Money, Outcome, Page, Price,
+    Recovered, Replica, ReplicaId, RequestId, Slice, SliceWish, Source, Spender, Spent, State,
+    StoreError, Usage, UsageQuery, UsageRow,
 };
 
 /// SQLite takes 32,766 values in one statement, PostgreSQL 65,535; a row of either table has at most 25.
@@ -127,6 +127,17 @@ impl Ledger for Backend {
 
     async fn charges(&self, query: &UsageQuery, page: &Page) -> Result<Vec<ChargeRow>, StoreError> {
         super::usage::charges(&self.readers, query, page).await
+    }
+
+    async fn charged(&self, replica: Option<&str>) -> Result<Money, StoreError> {
+        let (high, low): (i64, i64) = sqlx::query_as(
+            "SELECT CAST(coalesce(sum(high), 0) AS BIGINT), CAST(coalesce(sum(low), 0) AS BIGINT)
+             FROM spent WHERE $1 = '' OR replica = $1",
+        )
+        .bind(replica.unwrap_or_default())
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(Money((i128::from(high) << 32) + i128::from(low)))
     }
 
     async fn spent(&self, by: &Spender, since: Timestamp) -> Result<Spent, StoreError> {

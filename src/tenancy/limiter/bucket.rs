@@ -28,7 +28,7 @@ pub enum Meter {
     BudgetPerMonth,
 }
 
-pub(super) const METERS: [Meter; 8] = [
+pub(in crate::tenancy) const METERS: [Meter; 8] = [
     Meter::RequestsPerMinute,
     Meter::TokensPerMinute,
     Meter::RequestsPerDay,
@@ -76,7 +76,7 @@ impl Meter {
         }
     }
 
-    pub(super) fn calendar(self) -> Option<Calendar> {
+    pub(in crate::tenancy) fn calendar(self) -> Option<Calendar> {
         match self {
             Self::RequestsPerMinute | Self::TokensPerMinute | Self::Concurrent => None,
             Self::RequestsPerDay
@@ -88,7 +88,7 @@ impl Meter {
     }
 
     /// The limit of it, and what is warned of: `None` where there is neither.
-    pub(super) fn of(self, set: &LimitSet) -> Option<(Option<i128>, Option<i128>)> {
+    pub(in crate::tenancy) fn of(self, set: &LimitSet) -> Option<(Option<i128>, Option<i128>)> {
         let Limits {
             requests_per_minute,
             tokens_per_minute,

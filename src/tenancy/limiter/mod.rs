@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+pub(super) use bucket::METERS;
 pub use bucket::{Meter, Unit};
 pub use seconds::seconds;
 
@@ -23,7 +24,7 @@ use crate::types::{
     Caller, Ledger, LimitSet, Membership, Money, Price, Release, Reserved, Scope, Spender,
     StoreError, Usage,
 };
-use bucket::{Bucket, METERS, Mark, Now};
+use bucket::{Bucket, Mark, Now};
 
 /// Spenders that are kept before idle ones are swept out.
 const SWEEP_AT: usize = 4096;

@@ -89,14 +89,14 @@ fn until(then_ms: u64, now_ms: u64) -> Duration {
 
 /// A stretch of the calendar, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Calendar {
+pub(in crate::tenancy) enum Calendar {
     Day,
     Month,
 }
 
 impl Calendar {
     /// When the one that this time lies in begins and ends. `None` thousands of years from now.
-    pub(super) fn around(self, time: Timestamp) -> Option<(Timestamp, Timestamp)> {
+    pub(in crate::tenancy) fn around(self, time: Timestamp) -> Option<(Timestamp, Timestamp)> {
         let today = time.to_zoned(TimeZone::UTC).date();
         let (first, next) = match self {
             Self::Day => (today, today.tomorrow().ok()?),
