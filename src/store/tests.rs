@@ -2,6 +2,7 @@
 
 mod ledger;
 mod invoices;
+mod notices;
 mod replicas;
 mod slices;
 mod tenants;

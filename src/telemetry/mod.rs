@@ -6,4 +6,4 @@ mod logs;
 mod metrics;
 
 pub use logs::init_logs;
-pub use metrics::{Metrics, PoolMetrics, WorkerMetrics, WorkerReading};
+pub use metrics::{LedgerMetrics, Metrics, PoolMetrics, WorkerMetrics, WorkerReading};
