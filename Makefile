@@ -96,7 +96,7 @@ test-long: setup-models ## The engine's isolation test in its long form: 3,200 a
 
 .PHONY: test-kills
 test-kills: setup-models setup-postgres ## The books after 100 kills on each database, 1,000 dropped streams, a budget on two replicas (about 30 minutes)
-	FOREBAY_KILLS=100 FOREBAY_DROPS=1000 FOREBAY_BUDGET=100000 cargo test $(PROFILE) --test it -- --nocapture kills streams_that_are_dropped a_budget_is_spent
+	FOREBAY_KILLS=100 FOREBAY_DROPS=1000 FOREBAY_BUDGET=1000000 cargo test $(PROFILE) --test it -- --nocapture kills streams_that_are_dropped a_budget_is_spent
 
 # One test at a time, on threads that sleep while they wait: this model has windows to fill.
 .PHONY: test-gemma

@@ -5,6 +5,7 @@
 mod ledger;
 mod metrics;
 mod model;
+mod price;
 mod scheduler;
 mod server;
 mod store;

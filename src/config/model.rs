@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::check_name;
+use super::price::Prices;
 use crate::types::{Adapter, Price};
 
 /// `[[model]]`: a name that clients ask for, what it stands on and what it costs.
@@ -19,18 +21,7 @@ pub struct ModelConfig {
     adapter_scale: Option<f32>,
     /// What it costs; nothing by default.
     #[serde(default)]
-    price: PriceConfig,
-}
-
-/// Quotes per million tokens, as plain decimals in quotes: a float would round money.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct PriceConfig {
-    prompt: Option<String>,
-    cached_prompt: Option<String>,
-    completion: Option<String>,
-    /// A quote for each answer, whatever its length.
-    request: Option<String>,
+    price: Prices,
 }
 
 impl ModelConfig {
@@ -48,21 +39,12 @@ impl ModelConfig {
         Some(Adapter { path, scale })
     }
 
-    /// What its tokens cost. The version names the numbers, so the same ones are the same version.
+    /// What it costs, and from when on, in the order of time; where there is nothing, it costs nothing.
     ///
     /// # Errors
-    /// A quote that is no amount, is too fine or too much.
-    pub fn price(&self) -> Result<Price, String> {
-        let quote = |text: &Option<String>| text.as_deref().map(Price::per_token).transpose();
-        let prompt_pico = quote(&self.price.prompt)?.unwrap_or(0);
-        let cached_pico = quote(&self.price.cached_prompt)?.unwrap_or(prompt_pico);
-        let completion_pico = quote(&self.price.completion)?.unwrap_or(0);
-        let request = self.price.request.as_deref().map(Price::per_request);
-        let request_pico = request.transpose()?.unwrap_or(0);
-        Ok(Price::named(
-            [prompt_pico, cached_pico, completion_pico],
-            request_pico,
-        ))
+    /// A quote that is no amount, is too fine or too much, or times out of order.
+    pub fn prices(&self) -> Result<Vec<(Timestamp, Price)>, String> {
+        self.price.read()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -77,7 +59,7 @@ impl ModelConfig {
             }
             _ => {}
         }
-        self.price()
+        self.prices()
             .map(drop)
             .map_err(|error| format!("[[model]] {}: price {error}", self.name))
     }

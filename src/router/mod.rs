@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::config::{Config, WorkerConfig};
 use crate::types::{Kind, Plan, Price};
 
@@ -32,7 +34,10 @@ pub struct Router {
 
 struct Served {
     kind: Kind,
+    /// At the price that holds before all of `prices`: none.
     plan: Plan,
+    /// From when on it costs what, in the order of time.
+    prices: Vec<(Timestamp, Arc<Price>)>,
 }
 
 impl Router {
@@ -43,17 +48,13 @@ impl Router {
     pub fn new(config: &Config) -> Result<Self, String> {
         let mut models = BTreeMap::new();
         for worker in &config.workers {
-            let free = Price {
-                version: "none".into(),
-                ..Price::default()
-            };
-            let served = serve(&worker.model, worker, free);
+            let served = serve(&worker.model, worker, Vec::new());
             models.insert(worker.model.clone(), served);
         }
         for model in &config.models_named {
             let runs_it = |worker: &&WorkerConfig| worker.model == *model.base();
             if let Some(worker) = config.workers.iter().find(runs_it) {
-                let mut served = serve(&model.name, worker, model.price()?);
+                let mut served = serve(&model.name, worker, model.prices()?);
                 served.plan.adapter = model.adapter().map(Arc::new);
                 if let Some(adapter) = &served.plan.adapter {
                     let stem = adapter.path.file_stem().unwrap_or_default();
@@ -67,7 +68,7 @@ impl Router {
         Ok(Self { models })
     }
 
-    /// How a name will be served.
+    /// How a name will be served, at the price that holds now.
     ///
     /// # Errors
     /// There is no such model, or it can't do what is asked.
@@ -82,7 +83,7 @@ impl Router {
                 kind: served.kind,
             });
         }
-        Ok(served.plan.clone())
+        Ok(served.plan_at(Timestamp::now()))
     }
 
     /// The registry's own spelling of a name, which is empty where there is no such model: a label.
@@ -99,15 +100,32 @@ impl Router {
     }
 }
 
-fn serve(name: &str, worker: &WorkerConfig, price: Price) -> Served {
+impl Served {
+    fn plan_at(&self, now: Timestamp) -> Plan {
+        let mut plan = self.plan.clone();
+        let past = self.prices.partition_point(|(from, _)| *from <= now);
+        if let Some((_, price)) = past.checked_sub(1).and_then(|last| self.prices.get(last)) {
+            plan.price = Arc::clone(price);
+        }
+        plan
+    }
+}
+
+fn serve(name: &str, worker: &WorkerConfig, prices: Vec<(Timestamp, Price)>) -> Served {
+    let free = Price {
+        version: "none".into(),
+        ..Price::default()
+    };
+    let shared = |(from, price)| (from, Arc::new(price));
     Served {
         kind: worker.kind(),
+        prices: prices.into_iter().map(shared).collect(),
         plan: Plan {
             model: name.into(),
             revision: worker.model.as_str().into(),
             pool: worker.model.as_str().into(),
             adapter: None,
-            price: Arc::new(price),
+            price: Arc::new(free),
         },
     }
 }
@@ -144,6 +162,21 @@ mod tests {
             router.names().collect::<Vec<_>>(),
             ["base", "legal", "vectors"]
         );
+    }
+
+    #[test]
+    fn a_price_holds_from_its_time_until_the_next() {
+        let config = Config::parse(
+            "[[worker]]\nname = \"a\"\nengine = \"llama\"\nmodel = \"base\"\n
+             [[model]]\nname = \"base\"\nprice = [{ prompt = \"1\" }, { from = \"2027-01-01T00:00:00Z\", prompt = \"2\" }]\n",
+        )
+        .unwrap();
+        let router = Router::new(&config).unwrap();
+        let served = &router.models["base"];
+        let at = |time: &str| served.plan_at(time.parse().unwrap()).price.prompt_pico;
+        assert_eq!(at("1970-01-01T00:00:00Z"), 1_000_000);
+        assert_eq!(at("2026-12-31T23:59:59.999Z"), 1_000_000);
+        assert_eq!(at("2027-01-01T00:00:00Z"), 2_000_000);
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl World {
     }
 
     pub(super) fn price(&self) -> Price {
-        self.config.models_named[0].price().unwrap()
+        self.config.models_named[0].prices().unwrap().remove(0).1
     }
 
     fn running(&self) -> impl Iterator<Item = &Client> {
