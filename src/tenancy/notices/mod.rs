@@ -7,7 +7,7 @@
 mod webhook;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -23,6 +23,8 @@ use crate::types::{LimitSet, Money, Notice, Sent, Spender, Store, StoreError};
 
 /// How often budgets are looked at, and notices sent.
 const EVERY: Duration = Duration::from_secs(2);
+/// Where looking takes long, since there are many: so many times that is the pause until the next time.
+const REST: u32 = 10;
 /// Longer than sending one takes.
 const HOLD: Duration = Duration::from_secs(60);
 /// The pause after each time that a notice was not taken. After the last, it is given up.
@@ -68,14 +70,17 @@ impl Notices {
 
     /// Writes and sends them until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
+        let mut pause = EVERY;
         while stop
-            .run_until_cancelled(tokio::time::sleep(EVERY))
+            .run_until_cancelled(tokio::time::sleep(pause))
             .await
             .is_some()
         {
+            let start = Instant::now();
             if let Err(error) = self.write(Timestamp::now()).await {
                 tracing::warn!(%error, "budgets could not be looked at");
             }
+            pause = EVERY.max(start.elapsed() * REST);
             // One that is on its way is not cut off, but no other is begun.
             if let Err(error) = self.send(&stop).await {
                 tracing::warn!(%error, "notices could not be sent");

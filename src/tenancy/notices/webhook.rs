@@ -11,8 +11,8 @@ use ureq::tls::{RootCerts, TlsConfig};
 use crate::config::WebhookConfig;
 use crate::types::Notice;
 
-/// How long its receiver may take (Standard Webhooks advises 15 to 30 s).
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long its receiver may take: the end of the process waits for it, too.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where notices are sent, signed as Standard Webhooks 1.0.0 has it, which OpenAI's webhooks and SDKs follow.
 pub struct Webhook {
