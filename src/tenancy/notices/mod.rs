@@ -1,8 +1,8 @@
 //! Tells an operator of budgets of which more is spent than was meant to be.
 //!
 //! What was spent is read from the ledger, so that it doesn't matter which replica served it. A notice is written
-//! into the store once for each limit and day or month, and sent by webhook until it is taken, however often the
-//! process dies in between; its receiver knows one that comes twice by its id.
+//! into the store once for each limit and day or month, and tried by webhook for two days or until it is taken, however
+//! often the process dies in between; its receiver knows one that comes twice by its id.
 
 mod webhook;
 
