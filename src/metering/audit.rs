@@ -24,20 +24,24 @@ pub async fn audit(
         .await
         .is_some()
     {
-        let before = metrics.charged();
-        match ledger.charged(name.as_deref()).await {
-            // What was booked meanwhile may be in the one and not in the other.
-            Ok(booked) if metrics.charged() == before && metrics.ledger.pending.get() == 0 => {
-                let drift = i64::try_from(booked.0 - before.0).unwrap_or(i64::MAX);
-                if drift != 0 {
-                    tracing::error!(drift, "the counters are not what the ledger says");
-                }
-                metrics.ledger.drift.set(drift);
+        look(&*ledger, name.as_deref(), &metrics).await;
+    }
+}
+
+pub(super) async fn look(ledger: &dyn Ledger, name: Option<&str>, metrics: &Metrics) {
+    let before = metrics.charged();
+    match ledger.charged(name).await {
+        // What was booked meanwhile may be in the one and not in the other.
+        Ok(booked) if metrics.charged() == before && metrics.ledger.pending.get() == 0 => {
+            let drift = i64::try_from(booked.0 - before.0).unwrap_or(i64::MAX);
+            if drift != 0 {
+                tracing::error!(drift, "the counters are not what the ledger says");
             }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the ledger could not be held against the counters")
-            }
+            metrics.ledger.drift.set(drift);
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(%error, "the ledger could not be held against the counters")
         }
     }
 }

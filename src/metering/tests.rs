@@ -77,7 +77,10 @@ impl Ledger for Book {
         Ok(Vec::new())
     }
     async fn charged(&self, _: Option<&str>) -> Result<Money, StoreError> {
-        Ok(Money(0))
+        let charges = self.charges();
+        Ok(Money(
+            charges.iter().map(|charge| i128::from(charge.3)).sum(),
+        ))
     }
     async fn spent(&self, _: &Spender, _: Timestamp) -> Result<Spent, StoreError> {
         Ok(Spent::default())
@@ -441,4 +444,23 @@ async fn whoever_goes_while_the_charge_is_written_has_spent_it() {
         [(State::Settled, Outcome::Completed, USAGE, 207)]
     );
     assert_eq!(*end.lock().unwrap(), Some((USAGE, Money(207))));
+}
+
+#[tokio::test]
+async fn the_drift_is_what_the_ledger_has_and_the_counters_have_not() {
+    let (book, metering, writer) = metering(8);
+    let metrics = Arc::clone(&metering.metrics);
+    let mut counted = meter(flight(&metering), vec![Ok(end())]);
+    counted.next().await.unwrap().unwrap();
+    drop(counted);
+    finished(metering, writer).await;
+    audit::look(&*book, None, &metrics).await;
+    assert_eq!(
+        (metrics.charged(), metrics.ledger.drift.get()),
+        (Money(207), 0)
+    );
+    // Counters of a process that was never told of it.
+    let forgetful = Metrics::new().unwrap();
+    audit::look(&*book, None, &forgetful).await;
+    assert_eq!(forgetful.ledger.drift.get(), 207);
 }
