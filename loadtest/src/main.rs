@@ -8,6 +8,7 @@ mod machine;
 mod peer;
 mod process;
 mod prompt;
+mod serve;
 mod soak;
 mod target;
 mod weights;
@@ -30,6 +31,8 @@ enum Test {
     Engine(engine::Args),
     /// Thousands of random requests, many of them cancelled: nothing may be left, lost or booked wrong
     Soak(soak::Args),
+    /// A scripted server of OpenAI's API, for tests of what stands before it
+    Upstream(serve::ServeArgs),
 }
 
 /// One thread: the load must leave the cores to the servers, and waiting is nearly all it does.
@@ -54,5 +57,6 @@ async fn run(test: Test) -> anyhow::Result<bool> {
     match test {
         Test::Engine(args) => engine::run(args).await,
         Test::Soak(args) => soak::run(args).await,
+        Test::Upstream(args) => serve::run(args).await,
     }
 }

@@ -25,6 +25,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// The class of a request that asks for this one, or for none.
+    pub(super) fn class(&self, asked: Option<Class>) -> Class {
+        self.access.class(asked)
+    }
+
     /// With its body, on its way to the gateway.
     pub(super) fn ask<T>(
         self,
@@ -34,12 +39,12 @@ impl Asked {
         body: T,
     ) -> Ask<T> {
         Ask {
+            class: self.class(None),
             request: self.request,
             access: self.access,
             end_user,
             endpoint,
             model: model.to_owned(),
-            class: Class::default(),
             arrived: self.arrived,
             body,
         }

@@ -6,12 +6,16 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::StatusCode;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 
 /// How long a body may take to come: a slow one holds memory and a connection.
 const READ: Duration = Duration::from_secs(60);
+
+/// A body as it came.
+pub(super) struct Raw(pub(super) Bytes);
 
 /// A decoded body.
 pub(super) struct Json<T>(pub(super) T);
@@ -20,11 +24,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = tokio::time::timeout(READ, Bytes::from_request(request, state))
+        let Raw(bytes) = Raw::from_request(request, state).await?;
+        decode(&bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        tokio::time::timeout(READ, Bytes::from_request(request, state))
             .await
             .map_err(|_| ApiError::too_slow())?
-            .map_err(|error| unread(&error))?;
-        decode(&bytes).map(Self)
+            .map_err(|error| unread(&error))
+            .map(Self)
     }
 }
 
@@ -38,7 +51,7 @@ fn unread(error: &BytesRejection) -> ApiError {
 
 /// The error names the field that is wrong. Keys that stand twice are wrong too: of two values one would
 /// be authorised, and the other run.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -196,6 +196,23 @@ impl ApiError {
         .retry_after(retry_after_s)
     }
 
+    /// A remote worker found the request wrong, and said how.
+    fn refused_by_worker(
+        status: u16,
+        param: Option<String>,
+        code: Option<&str>,
+        message: String,
+    ) -> Self {
+        let known = [
+            "context_length_exceeded",
+            "unsupported_parameter",
+            "invalid_value",
+        ];
+        let code = known.into_iter().find(|known| code == Some(*known));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(status, "invalid_request_error", code, message).param(param.as_deref())
+    }
+
     /// As an event of a stream that has begun.
     pub(super) fn event(&self) -> String {
         serde_json::to_string(&self.body).unwrap_or_default()
@@ -315,6 +332,14 @@ impl From<scheduler::Error> for ApiError {
         let message = error.to_string();
         match error {
             scheduler::Error::QueueFull => Self::unavailable("queue_full", message, SOON_S),
+            // Not the server's want of room, but this client's own requests.
+            scheduler::Error::TenantQueueFull => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "requests",
+                Some("rate_limit_exceeded"),
+                message,
+            )
+            .retry_after(SOON_S),
             scheduler::Error::QueueTimeout => Self::unavailable("queue_timeout", message, SOON_S),
             scheduler::Error::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
             scheduler::Error::NoWorker => Self::unavailable("no_worker", message, LATER_S),
@@ -351,6 +376,12 @@ impl From<Failure> for ApiError {
                 )
                 .param(Some(&param))
             }
+            Failure::Refused {
+                status,
+                param,
+                code,
+                ..
+            } => Self::refused_by_worker(status, param, code.as_deref(), message),
             Failure::NotReady(_) => Self::unavailable("model_not_ready", message, LATER_S),
             Failure::Busy => Self::unavailable("worker_busy", message, SOON_S),
             Failure::Broken(reason) => {

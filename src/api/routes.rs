@@ -8,7 +8,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
 use super::openai::{chat, completions, embeddings, models};
-use super::organization::{admin_keys, audit, costs, keys, projects, rate_limits, usage};
+use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_limits, usage};
 use super::{Api, health, request_id};
 
 type Route = (&'static str, MethodRouter<Arc<Api>>);
@@ -29,7 +29,7 @@ fn table() -> Vec<Route> {
 }
 
 /// For administrators; usage and costs are for tenants as well, of their own.
-fn organization() -> [Route; 14] {
+fn organization() -> [Route; 15] {
     let project = get(projects::retrieve).post(projects::modify);
     let key = get(keys::retrieve).delete(keys::delete);
     let admin_key = get(admin_keys::retrieve).delete(admin_keys::delete);
@@ -73,6 +73,7 @@ fn organization() -> [Route; 14] {
         ),
         ("/v1/organization/usage/embeddings", get(usage::embeddings)),
         ("/v1/organization/costs", get(costs::list)),
+        ("/v1/organization/queue", get(queue::list)),
     ]
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DEFAULT_ORGANISATION;
 use crate::api::Api;
-use crate::config::Config;
+use crate::config::{Config, WorkerConfig};
 use crate::gateway::Gateway;
 use crate::metering::{self, Metering};
 use crate::router::Router;
@@ -20,7 +20,7 @@ use crate::tenancy::{Admin, Limiter, Notices, Tenancy, Webhook};
 use crate::types::{
     Actor, Caller, Claim, Dimension, Ledger, Membership, Store, TenantStore, UsageQuery,
 };
-use crate::worker::Worker;
+use crate::worker::{Change, Discovery, Worker};
 
 /// The project that the bootstrap key pays from, and the key's public name.
 const BOOTSTRAP_PROJECT: &str = "local";
@@ -29,8 +29,14 @@ const BOOTSTRAP_KEY: &str = "key_bootstrap";
 /// at the next start.
 const LAST_COMMITS: Duration = Duration::from_secs(10);
 
-/// The workers of each pool.
-pub(super) type Workers = Vec<(Arc<str>, Arc<dyn Worker>)>;
+/// Workers, each with the pools that it serves.
+#[derive(Default)]
+pub(super) struct Workers {
+    /// Those that are there from the start.
+    pub(super) fixed: Vec<(Vec<Arc<str>>, Arc<dyn Worker>)>,
+    /// Where others are looked for.
+    pub(super) found: Vec<(Vec<Arc<str>>, Discovery)>,
+}
 
 /// Everything that runs.
 pub(super) struct App {
@@ -72,7 +78,7 @@ impl App {
         let webhook = Webhook::new(&config.webhook).map_err(anyhow::Error::msg)?;
         let notices = Notices::new(Arc::clone(&store), webhook, Arc::clone(&metrics));
         let stop = CancellationToken::new();
-        let background = vec![
+        let mut background = vec![
             tokio::spawn(metering::reap(
                 metering.clone(),
                 Arc::clone(&ledger),
@@ -89,11 +95,19 @@ impl App {
             tokio::spawn(Arc::clone(&limiter).tidy(stop.clone())),
             tokio::spawn(notices.run(stop.clone())),
         ];
+        let workers = start(&metrics)?;
+        let scheduler = Arc::new(scheduler(config, workers.fixed, &metrics));
+        background.push(tokio::spawn(Arc::clone(&scheduler).tend(stop.clone())));
+        for (pools, discovery) in workers.found {
+            let following = follow(discovery, pools, Arc::clone(&scheduler), stop.clone());
+            background.push(tokio::spawn(following));
+        }
         let gateway = Gateway {
             tenancy: tenancy(config, &store).await?,
             limiter,
             router: Router::new(config).map_err(anyhow::Error::msg)?,
-            scheduler: scheduler(config, start(&metrics)?, &metrics),
+            scheduler,
+            retries: config.scheduler.retries,
             metering,
             metrics,
             store: Arc::clone(&store),
@@ -200,10 +214,36 @@ async fn bootstrap_caller(store: &dyn TenantStore) -> Result<Caller> {
     })
 }
 
-fn scheduler(config: &Config, workers: Workers, metrics: &Metrics) -> Scheduler {
+/// Lets workers join and leave as they come and go.
+async fn follow(
+    mut discovery: Discovery,
+    pools: Vec<Arc<str>>,
+    scheduler: Arc<Scheduler>,
+    stop: CancellationToken,
+) {
+    while let Some(changes) = stop.run_until_cancelled(discovery.next()).await {
+        for change in changes {
+            match change {
+                Change::Join(worker) => scheduler.join(&pools, worker),
+                Change::Leave(worker) => scheduler.leave(&worker),
+            }
+        }
+    }
+}
+
+fn scheduler(
+    config: &Config,
+    workers: Vec<(Vec<Arc<str>>, Arc<dyn Worker>)>,
+    metrics: &Metrics,
+) -> Scheduler {
     let limits = scheduler::Limits {
         max_queue: config.scheduler.max_queue,
+        max_queue_per_tenant: config.scheduler.queue_per_project(),
         queue_timeout: Duration::from_millis(config.scheduler.queue_timeout_ms),
+        promote_after: Duration::from_millis(config.scheduler.promote_after_ms),
+        slow_start: Duration::from_millis(config.scheduler.slow_start_ms),
     };
-    Scheduler::new(workers, limits, metrics)
+    let models = config.workers.iter().flat_map(WorkerConfig::models);
+    let pools: Vec<Arc<str>> = models.map(|name| Arc::from(&**name)).collect();
+    Scheduler::new(&pools, workers, limits, metrics)
 }

@@ -2,24 +2,75 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result};
 
 use super::wiring::Workers;
 use crate::cli::model::{layouts_dir, trials_dir, weights_of};
-use crate::config::{Config, EngineKind, WorkerConfig};
+use crate::config::{Config, Discover, EngineKind, RemoteConfig, WorkerConfig};
 use crate::telemetry::Metrics;
-use crate::worker::{self, BertOptions, LlamaOptions, Worker};
+use crate::worker::{
+    self, BertOptions, Discovery, LlamaOptions, Remote, RemoteOptions, RemoteTimeouts, RemoteTls,
+    Worker,
+};
 
 /// Starts them; they load in the background.
 pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Workers> {
-    let started = |worker: &WorkerConfig| {
-        Ok((
-            Arc::from(worker.model.as_str()),
-            start_one(worker, metrics)?,
-        ))
+    let mut workers = Workers::default();
+    for worker in &config.workers {
+        let pools: Vec<Arc<str>> = worker.models().iter().map(|name| Arc::from(&**name)).collect();
+        let about = || format!("worker {}", worker.name);
+        match (worker.engine, worker.remote.discover) {
+            (EngineKind::Remote, Some(Discover::Dns)) => {
+                let found = discovery(worker).map_err(Error::msg).with_context(about)?;
+                workers.found.push((pools, found));
+            }
+            (EngineKind::Remote, None) => {
+                let remote = remote_options(worker).and_then(Remote::start);
+                let remote = remote.map_err(Error::msg).with_context(about)?;
+                workers.fixed.push((pools, Arc::new(remote)));
+            }
+            _ => workers.fixed.push((pools, start_one(worker, metrics)?)),
+        }
+    }
+    Ok(workers)
+}
+
+fn discovery(worker: &WorkerConfig) -> Result<Discovery, String> {
+    let every = Duration::from_millis(worker.remote.discover_ms);
+    Discovery::new(remote_options(worker)?, worker.remote.dns, every)
+}
+
+fn remote_options(worker: &WorkerConfig) -> Result<RemoteOptions, String> {
+    let RemoteConfig { tls, timeouts, .. } = &worker.remote;
+    let uri = |url: &String| url.parse().map_err(|error| format!("{url:?}: {error}"));
+    let api_key = match &worker.remote.api_key_env {
+        None => None,
+        Some(name) => Some(std::env::var(name).map_err(|_| format!("${name} is not set"))?),
     };
-    config.workers.iter().map(started).collect()
+    let url = worker.remote.url.as_ref().ok_or("it has no url")?;
+    Ok(RemoteOptions {
+        name: worker.name.clone(),
+        url: uri(url)?,
+        address: None,
+        dialect: worker.remote.dialect,
+        slots: worker.slots,
+        api_key,
+        http2: worker.remote.http2,
+        tls: RemoteTls {
+            ca: tls.ca.clone(),
+            identity: tls.cert.clone().zip(tls.key.clone()),
+        },
+        timeouts: RemoteTimeouts {
+            connect: Duration::from_millis(timeouts.connect_ms),
+            first_token: Duration::from_millis(timeouts.first_token_ms),
+            idle: Duration::from_millis(timeouts.idle_ms),
+            answer: Duration::from_millis(timeouts.answer_ms),
+        },
+        probe: Duration::from_millis(worker.remote.probe_ms),
+        metrics_url: worker.remote.metrics_url.as_ref().map(uri).transpose()?,
+    })
 }
 
 fn start_one(worker: &WorkerConfig, metrics: &Metrics) -> Result<Arc<dyn Worker>> {
@@ -39,7 +90,7 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
         EngineKind::Llama => worker::Options::Llama(LlamaOptions {
             name,
             weights,
-            slots: worker.slots,
+            slots: worker.slots(),
             context_tokens: worker.context_tokens,
             step_tokens: worker.step_tokens,
             prefill_percent: worker.prefill_percent,
@@ -57,9 +108,10 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
         EngineKind::Bert => worker::Options::Bert(BertOptions {
             name,
             weights,
-            slots: worker.slots,
+            slots: worker.slots(),
         }),
         EngineKind::Mistralrs => mistralrs(worker, weights)?,
+        EngineKind::Remote => anyhow::bail!("worker {name}: it runs elsewhere"),
     })
 }
 
@@ -69,7 +121,7 @@ fn mistralrs(worker: &WorkerConfig, weights: PathBuf) -> Result<worker::Options>
     Ok(worker::Options::Mistral(worker::MistralOptions {
         name: worker.name.clone(),
         weights,
-        slots: worker.slots,
+        slots: worker.slots(),
         context_tokens: worker.context_tokens,
     }))
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::tenancy::Admin;
-use crate::types::{LimitSet, Limits, Money, OrganisationId, Scope};
+use crate::types::{Class, LimitSet, Limits, Money, OrganisationId, Scope};
 
 /// Limits as options of the command line.
 #[derive(Args, Clone, Default)]
@@ -39,6 +39,12 @@ pub(super) struct LimitArguments {
     /// What a month may cost before answers carry a warning
     #[arg(long, value_name = "AMOUNT")]
     warn_month: Option<Money>,
+    /// Of a project: its share of what the workers do, in relation to other projects' (1 by default)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: Option<u32>,
+    /// The class of requests that name none, and the highest that they may name: interactive, standard or batch
+    #[arg(long)]
+    class: Option<Class>,
 }
 
 impl From<LimitArguments> for Limits {
@@ -54,6 +60,8 @@ impl From<LimitArguments> for Limits {
             budget_per_month: arguments.budget_month,
             warn_per_day: arguments.warn_day,
             warn_per_month: arguments.warn_month,
+            weight: arguments.weight,
+            class: arguments.class,
         }
     }
 }

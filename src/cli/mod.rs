@@ -17,7 +17,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::app;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, EngineKind};
 use crate::store;
 use crate::telemetry::init_logs;
 use crate::types::Store;
@@ -131,7 +131,7 @@ fn checked(path: Option<&Path>) -> Result<Config, ConfigError> {
     for worker in config
         .workers
         .iter()
-        .filter(|worker| worker.weights.is_none())
+        .filter(|worker| worker.weights.is_none() && worker.engine != EngineKind::Remote)
     {
         model::check_known(&worker.model).map_err(|error| {
             ConfigError::Invalid(format!(

@@ -6,6 +6,7 @@ mod ledger;
 mod metrics;
 mod model;
 mod price;
+mod remote;
 mod scheduler;
 mod server;
 mod store;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 pub use ledger::{Durability, LedgerConfig};
 pub use metrics::MetricsConfig;
 pub use model::ModelConfig;
+pub use remote::{Discover, RemoteConfig, TimeoutsConfig, TlsConfig};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;
 pub use store::StoreConfig;
@@ -137,12 +139,12 @@ impl Config {
     }
 
     fn check_models(&self) -> Result<(), String> {
-        let bases: HashSet<_> = self.workers.iter().map(|worker| &worker.model).collect();
+        let bases: HashSet<_> = self.workers.iter().flat_map(WorkerConfig::models).collect();
         for base in &bases {
             let kinds: Vec<_> = self
                 .workers
                 .iter()
-                .filter(|worker| worker.model == **base)
+                .filter(|worker| worker.runs(base))
                 .map(WorkerConfig::kind)
                 .collect();
             if kinds.iter().any(|kind| *kind != kinds[0]) {
@@ -162,7 +164,16 @@ impl Config {
                     model.base()
                 ));
             }
-            let runs_it = |worker: &&WorkerConfig| worker.model == *model.base();
+            for fallback in model.fallbacks() {
+                let named = |model: &ModelConfig| model.name == *fallback;
+                if !bases.contains(fallback) && !self.models_named.iter().any(named) {
+                    return Err(format!(
+                        "model {:?} falls back on {fallback:?}, which there isn't",
+                        model.name
+                    ));
+                }
+            }
+            let runs_it = |worker: &&WorkerConfig| worker.runs(model.base());
             let mut workers = self.workers.iter().filter(runs_it);
             if model.adapter().is_some() && workers.any(|worker| worker.engine != EngineKind::Llama)
             {
@@ -211,7 +222,7 @@ mod tests {
         let config = Config::parse(WORKER).unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.metrics.listen.to_string(), "127.0.0.1:9464");
-        assert_eq!(config.workers[0].slots, 32);
+        assert_eq!(config.workers[0].slots(), 32);
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub struct ModelConfig {
     adapter: Option<PathBuf>,
     /// What the adapter's change of the weights is multiplied with; 1 is as it was trained.
     adapter_scale: Option<f32>,
+    /// Models that are asked in its place, one after another, where its workers fail or have no room. What they
+    /// answer is charged at this model's price.
+    #[serde(default)]
+    fallbacks: Vec<String>,
     /// What it costs; nothing by default.
     #[serde(default)]
     price: Prices,
@@ -37,6 +41,12 @@ impl ModelConfig {
         let path = self.adapter.clone()?;
         let scale = self.adapter_scale.unwrap_or(1.0);
         Some(Adapter { path, scale })
+    }
+
+    /// The models that are asked in its place.
+    #[must_use]
+    pub fn fallbacks(&self) -> &[String] {
+        &self.fallbacks
     }
 
     /// What it costs, and from when on, in the order of time; where there is nothing, it costs nothing.

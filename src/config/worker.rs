@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::check_name;
+use super::remote::RemoteConfig;
 use crate::types::{CellType, Kind, Layout, ToolFormat};
 
 /// `[[worker]]`: something that runs a model.
@@ -13,14 +14,14 @@ pub struct WorkerConfig {
     pub name: String,
     /// What runs the model.
     pub engine: EngineKind,
-    /// The model's name: in the catalogue of `forebay model`, and for clients.
+    /// The model's name: in the catalogue of `forebay model`, and for clients. A remote worker has `models` instead.
+    #[serde(default)]
     pub model: String,
     /// A GGUF file, or the folder of an embedding model, that isn't in the catalogue. A relative path
     /// is seen from the working directory.
     pub weights: Option<PathBuf>,
-    /// Requests that run at once.
-    #[serde(default = "default_slots")]
-    pub slots: u32,
+    /// Requests that run at once: 32 by default. What a remote worker takes is learned, if it isn't said.
+    pub slots: Option<u32>,
     /// Tokens that one request may have, prompt and answer together.
     #[serde(default = "default_context_tokens")]
     pub context_tokens: u32,
@@ -60,6 +61,9 @@ pub struct WorkerConfig {
     pub tool_format: Option<ToolFormat>,
     /// Threads that compute; as many as there are cores by default.
     pub threads: Option<u32>,
+    /// Of a remote worker.
+    #[serde(flatten)]
+    pub remote: RemoteConfig,
 }
 
 /// What runs a model.
@@ -72,11 +76,11 @@ pub enum EngineKind {
     Mistralrs,
     /// Sentence embeddings by a BERT model.
     Bert,
+    /// Another server that speaks OpenAI's API: vLLM, SGLang, TGI, llama-server, another Forebay.
+    Remote,
 }
 
-fn default_slots() -> u32 {
-    32
-}
+const DEFAULT_SLOTS: u32 = 32;
 
 fn default_context_tokens() -> u32 {
     2048
@@ -113,14 +117,50 @@ impl WorkerConfig {
         match self.engine {
             EngineKind::Llama | EngineKind::Mistralrs => Kind::Generate,
             EngineKind::Bert => Kind::Embed,
+            EngineKind::Remote => self.remote.kind,
         }
+    }
+
+    /// Requests that run at once in this process.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots.unwrap_or(DEFAULT_SLOTS)
+    }
+
+    /// The names of what it runs.
+    #[must_use]
+    pub fn models(&self) -> &[String] {
+        match self.engine {
+            EngineKind::Remote => &self.remote.models,
+            _ => std::slice::from_ref(&self.model),
+        }
+    }
+
+    /// Whether it runs this model.
+    #[must_use]
+    pub fn runs(&self, model: &str) -> bool {
+        self.models().iter().any(|own| own == model)
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
         check_name("[[worker]]", &self.name)?;
-        check_name("[[worker]] model", &self.model)?;
+        if self.engine == EngineKind::Remote {
+            let wrong = |what| format!("[[worker]] {}: {what}", self.name);
+            self.remote.check().map_err(wrong)?;
+            if !self.model.is_empty() {
+                return Err(wrong("a remote worker has models = [...], no model".into()));
+            }
+        } else {
+            check_name("[[worker]] model", &self.model)?;
+            if self.remote.url.is_some() || !self.remote.models.is_empty() {
+                return Err(format!(
+                    "[[worker]] {}: url and models are for engine = \"remote\"",
+                    self.name
+                ));
+            }
+        }
         let ranges = [
-            ("slots", self.slots, 1..=256),
+            ("slots", self.slots(), 1..=65_536),
             ("context_tokens", self.context_tokens, 16..=1_048_576),
             ("step_tokens", self.step_tokens, 2..=8192),
             ("prefill_percent", self.prefill_percent, 1..=10_000),

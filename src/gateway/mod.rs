@@ -1,20 +1,21 @@
 //! The way of a request, on one screen: resolve, reserve, admit, submit, meter. No HTTP.
 
+mod prefix;
 mod reserve;
+mod tries;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
-use crate::metering::{self, Meter, Metering};
+use crate::metering::{self, Flight, Meter, Metering};
 use crate::router::{self, Router};
-use crate::scheduler::{self, Need, Scheduler, Slot};
+use crate::scheduler::{self, Scheduler};
 use crate::telemetry::Metrics;
-use crate::tenancy::{self, Access, Limiter, Refused, Reservation, Standing, Tenancy};
+use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Class, Embed, Endpoint, Failure, Flown, Generate, Job, Kind, Plan, RequestId, Store, Usage,
+    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Plan, RequestId, Store, Usage,
 };
+use tries::{Failed, Tries};
 
 /// Everything that a request meets on its way.
 pub struct Gateway {
@@ -25,7 +26,9 @@ pub struct Gateway {
     /// What names mean.
     pub router: Router,
     /// Where requests wait.
-    pub scheduler: Scheduler,
+    pub scheduler: Arc<Scheduler>,
+    /// How many more attempts are made on a plan's workers when one of them fails before the first token.
+    pub retries: u32,
     /// Who pays.
     pub metering: Metering,
     /// What is counted.
@@ -94,65 +97,110 @@ impl From<Failure> for Error {
 }
 
 impl Gateway {
-    /// Generates an answer. It is metered as it is read, and ends once its charge is on disk.
+    /// Generates an answer. It is metered as it is read, and ends once its charge is on disk. What fails before the first
+    /// event is tried again elsewhere.
     ///
     /// # Errors
-    /// Whatever fails before the first event.
+    /// Whatever fails before the first event, when there is nothing left to try.
     pub async fn generate(&self, mut ask: Ask<Generate>) -> Result<(Served, Meter), Error> {
         let plan = self.resolve(&ask, Kind::Generate)?;
-        let reserved = self.reserve(&mut ask, &plan).await?;
+        let (reserved, measure) = self.reserve(&mut ask, &plan).await?;
+        let size = (ask.body.answers(), measure);
+        let mut tries = Tries::new(self, &ask, plan, Kind::Generate, size, reserved);
+        let ask = ask.share();
+        loop {
+            match self.try_generate(&ask, &mut tries).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => self.again(&mut tries, failed).await?,
+            }
+        }
+    }
+
+    async fn try_generate(
+        &self,
+        ask: &Ask<Arc<Generate>>,
+        tries: &mut Tries,
+    ) -> Result<(Served, Meter), Failed> {
         let admission = self.metering.admit()?;
-        let need = Need {
-            class: ask.class,
-            answers: ask.body.answers(),
+        let workers = self.scheduler.workers(tries.plan());
+        let need = tries.need(workers, |plan| prefix::of(ask, plan));
+        let slot = self.scheduler.submit(tries.plan(), need).await?;
+        let (served, flown, reserved) = tries.begin(ask, &slot);
+        let flight = self.metering.dispatch(admission, flown, reserved);
+        let fails = |(flight, failure)| {
+            Failed::Worker(Box::new(flight), failure, Arc::clone(&served.worker))
         };
-        let slot = self.scheduler.submit(&plan, need).await?;
-        let (served, flown) = describe(&ask, &plan, &slot, &reserved);
-        let mut flight = self
-            .metering
-            .dispatch(admission, flown, Some(Box::new(reserved)));
         let job = Job {
-            request: ask.body,
+            request: Arc::clone(&ask.body),
+            model: Arc::clone(&tries.plan().pool),
+            asked: Arc::clone(&served.model),
             tenant: ask.access.caller.project.clone(),
             class: ask.class,
-            adapter: plan.adapter,
+            adapter: tries.plan().adapter.clone(),
         };
         let events = match slot.generate(job, flight.progress()).await {
             Ok(events) => events,
-            Err(failure) => return Err(flight.fail(failure).await.into()),
+            Err(failure) => return Err(fails((flight, failure))),
         };
-        let mut meter = Meter::new(events, flight, ask.arrived);
-        meter.peek().await?;
-        Ok((served, meter))
+        match Meter::begin(events, flight, ask.arrived).await {
+            Ok(meter) => Ok((served, meter)),
+            Err(failed) => Err(fails(failed)),
+        }
     }
 
     /// Turns texts into vectors, and returns once the charge is on disk.
     ///
     /// # Errors
-    /// Whatever fails; then there is no charge to be paid.
+    /// Whatever fails, when there is nothing left to try; then there is no charge to be paid.
     pub async fn embed(&self, ask: Ask<Embed>) -> Result<(Served, Vec<Vec<f32>>, Usage), Error> {
         let plan = self.resolve(&ask, Kind::Embed)?;
-        let reserved = self.reserve_embed(&ask, &plan).await?;
+        let (reserved, measure) = self.reserve_embed(&ask, &plan).await?;
+        let mut tries = Tries::new(self, &ask, plan, Kind::Embed, (1, measure), reserved);
+        let ask = ask.share();
+        loop {
+            let (served, mut flight, embedded) = match self.try_embed(&ask, &mut tries).await {
+                Ok(embedded) => embedded,
+                Err(failed) => {
+                    self.again(&mut tries, failed).await?;
+                    continue;
+                }
+            };
+            let usage = Usage {
+                prompt_tokens: embedded.prompt_tokens,
+                ..Usage::default()
+            };
+            flight.settle(usage).await?;
+            return Ok((served, embedded.vectors, usage));
+        }
+    }
+
+    async fn try_embed(
+        &self,
+        ask: &Ask<Arc<Embed>>,
+        tries: &mut Tries,
+    ) -> Result<(Served, Flight, Embedded), Failed> {
         let admission = self.metering.admit()?;
-        let need = Need {
-            class: ask.class,
-            answers: 1,
+        let need = tries.need(0, |_| Vec::new());
+        let slot = self.scheduler.submit(tries.plan(), need).await?;
+        let (served, flown, reserved) = tries.begin(ask, &slot);
+        let flight = self.metering.dispatch(admission, flown, reserved);
+        let job = EmbedJob {
+            request: Arc::clone(&ask.body),
+            model: Arc::clone(&tries.plan().pool),
         };
-        let slot = self.scheduler.submit(&plan, need).await?;
-        let (served, flown) = describe(&ask, &plan, &slot, &reserved);
-        let mut flight = self
-            .metering
-            .dispatch(admission, flown, Some(Box::new(reserved)));
-        let embedded = match slot.embed(ask.body, flight.progress()).await {
-            Ok(embedded) => embedded,
-            Err(failure) => return Err(flight.fail(failure).await.into()),
-        };
-        let usage = Usage {
-            prompt_tokens: embedded.prompt_tokens,
-            ..Usage::default()
-        };
-        flight.settle(usage).await?;
-        Ok((served, embedded.vectors, usage))
+        match slot.embed(job, flight.progress()).await {
+            Ok(embedded) => Ok((served, flight, embedded)),
+            Err(failure) => Err(Failed::Worker(
+                Box::new(flight),
+                failure,
+                Arc::clone(&served.worker),
+            )),
+        }
+    }
+
+    async fn again(&self, tries: &mut Tries, failed: Failed) -> Result<(), Error> {
+        let workers = self.scheduler.workers(tries.plan());
+        tries.again(&self.router, workers, failed).await
     }
 }
 
@@ -166,25 +214,18 @@ impl Gateway {
     }
 }
 
-fn describe<T>(ask: &Ask<T>, plan: &Plan, slot: &Slot, reserved: &Reservation) -> (Served, Flown) {
-    let served = Served {
-        model: Arc::clone(&plan.model),
-        worker: slot.worker().into(),
-        queued: slot.queued(),
-        standing: reserved.standing.clone(),
-    };
-    let flown = Flown {
-        request: ask.request,
-        attempt: 1,
-        caller: ask.access.caller.clone(),
-        end_user: ask.end_user.clone(),
-        model: Arc::clone(&plan.model),
-        revision: Arc::clone(&plan.revision),
-        worker: Arc::clone(&served.worker),
-        endpoint: ask.endpoint,
-        class: ask.class,
-        price: Arc::clone(&plan.price),
-        started: Timestamp::now(),
-    };
-    (served, flown)
+impl<T> Ask<T> {
+    /// With a body that several attempts may share.
+    fn share(self) -> Ask<Arc<T>> {
+        Ask {
+            request: self.request,
+            access: self.access,
+            end_user: self.end_user,
+            endpoint: self.endpoint,
+            model: self.model,
+            class: self.class,
+            arrived: self.arrived,
+            body: Arc::new(self.body),
+        }
+    }
 }

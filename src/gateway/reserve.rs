@@ -1,8 +1,8 @@
 //! What a request takes of its caller's limits, before it waits for anything.
 
 use super::{Ask, Error, Gateway};
-use crate::tenancy::{Need, Reservation};
-use crate::types::{Class, Embed, Generate, Input, Measure, Plan, Prompt};
+use crate::tenancy::{Need, Reservation, Standing};
+use crate::types::{self, Class, Embed, Generate, Input, Measure, Plan, Prompt};
 
 /// Where no tokenizer is at hand. English has about 4 bytes a token, most other writing less.
 const BYTES_PER_TOKEN: u64 = 3;
@@ -17,12 +17,12 @@ impl Gateway {
         &self,
         ask: &mut Ask<Generate>,
         plan: &Plan,
-    ) -> Result<Reservation, Error> {
+    ) -> Result<(Reserved, Measure), Error> {
         let measure = if ask.access.counts_tokens() {
             let measured = self.scheduler.measure(plan, &ask.body).await?;
             measured.unwrap_or_else(|| estimate(&ask.body))
         } else {
-            Measure::default()
+            estimate(&ask.body)
         };
         let need = Need {
             prompt_tokens: measure.prompt_tokens,
@@ -40,7 +40,7 @@ impl Gateway {
             let each = u32::try_from(each).unwrap_or(u32::MAX);
             ask.body.max_tokens = Some(ask.body.max_tokens.map_or(each, |asked| asked.min(each)));
         }
-        Ok(reserved)
+        Ok((boxed(reserved), measure))
     }
 
     /// As [`Gateway::reserve`], for texts to be embedded.
@@ -48,13 +48,14 @@ impl Gateway {
         &self,
         ask: &Ask<Embed>,
         plan: &Plan,
-    ) -> Result<Reservation, Error> {
-        let prompt_tokens = if ask.access.counts_tokens() {
-            let measured = self.scheduler.measure_embed(plan, &ask.body).await?;
-            measured.map_or_else(|| ask.body.inputs.iter().map(tokens_of).sum(), u64::from)
+    ) -> Result<(Reserved, Measure), Error> {
+        let measured = if ask.access.counts_tokens() {
+            self.scheduler.measure_embed(plan, &ask.body).await?
         } else {
-            0
+            None
         };
+        let estimate = || ask.body.inputs.iter().map(tokens_of).sum();
+        let prompt_tokens = measured.map_or_else(estimate, u64::from);
         let need = Need {
             prompt_tokens,
             completion_tokens: 0,
@@ -65,14 +66,31 @@ impl Gateway {
         let reserved = self
             .limiter
             .reserve(&ask.access, &plan.model, &plan.price, need);
-        Ok(reserved.await?)
+        let measure = Measure {
+            prompt_tokens,
+            completion_tokens: 0,
+        };
+        Ok((boxed(reserved.await?), measure))
     }
+}
+
+/// What was reserved, and how its owner stands by it.
+type Reserved = (Box<dyn types::Reserved>, Standing);
+
+fn boxed(reserved: Reservation) -> Reserved {
+    let standing = reserved.standing.clone();
+    (Box::new(reserved), standing)
 }
 
 fn estimate(request: &Generate) -> Measure {
     let each = request.max_tokens.map_or(UNKNOWN_COMPLETION, u64::from);
+    let own_words = request.relay.as_ref().map(|relay| relay.body.len() as u64);
+    let prompt_tokens = match own_words {
+        Some(bytes) if request.prompts.is_empty() => bytes.div_ceil(BYTES_PER_TOKEN),
+        _ => request.prompts.iter().map(prompt_tokens).sum(),
+    };
     Measure {
-        prompt_tokens: request.prompts.iter().map(prompt_tokens).sum(),
+        prompt_tokens,
         completion_tokens: each * u64::from(request.answers()),
     }
 }

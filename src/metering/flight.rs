@@ -133,6 +133,31 @@ impl Flight {
         self.book(charge).await
     }
 
+    /// Another attempt takes over: what this one spent is booked for nothing, without waiting for it, and what was
+    /// reserved goes on to the next.
+    pub fn give_up(mut self, failure: &Failure) -> Option<Box<dyn Reserved>> {
+        let reserved = self.reserved.take();
+        if failure.is_refusal() {
+            self.void();
+            return reserved;
+        }
+        let usage = self.close();
+        let charge = self.charge(usage, Money(0), State::Absorbed, Outcome::Failed);
+        if !self.open.lost.load(Ordering::Acquire)
+            && let Some(permit) = self.end()
+        {
+            self.metrics.ledger.pending.inc();
+            permit.send(Command::Book(Box::new(Booking::new(
+                charge,
+                Vec::new(),
+                None,
+            ))));
+        } else {
+            self.end();
+        }
+        reserved
+    }
+
     /// Books what a failure leaves, which the client doesn't pay, and gives the error to be told.
     pub async fn fail(&mut self, failure: Failure) -> Error {
         if failure.is_refusal() {
@@ -204,7 +229,11 @@ impl Flight {
             usage,
             amount,
             state,
-            source: Source::Engine,
+            source: if self.open.progress.is_guessed() {
+                Source::Counted
+            } else {
+                Source::Engine
+            },
             outcome,
             first_token: self.open.first_token(),
             ended: Timestamp::now(),

@@ -14,7 +14,7 @@ pub struct Meter {
     flight: Flight,
     arrived: Instant,
     /// Taken off the stream before anybody asked for it.
-    peeked: Option<Event>,
+    first: Option<Event>,
 }
 
 impl Meter {
@@ -25,7 +25,7 @@ impl Meter {
             events: Some(events),
             flight,
             arrived,
-            peeked: None,
+            first: None,
         }
     }
 
@@ -34,15 +34,23 @@ impl Meter {
         self.flight.delivers();
     }
 
-    /// Waits for the first event, so that what fails before it can still be refused as a whole.
+    /// Waits for the first event of an attempt, so that what fails before it can be tried again, or refused as a whole.
     ///
     /// # Errors
-    /// As [`Meter::next`].
-    pub async fn peek(&mut self) -> Result<(), Error> {
-        if self.peeked.is_none() {
-            self.peeked = self.next().await.transpose()?;
-        }
-        Ok(())
+    /// The worker broke, or can't run it. Nothing of it is booked yet.
+    pub async fn begin(
+        mut events: Events,
+        flight: Flight,
+        arrived: Instant,
+    ) -> Result<Self, (Flight, Failure)> {
+        let first = match events.next().await {
+            Some(Ok(event)) => event,
+            Some(Err(failure)) => return Err((flight, failure)),
+            None => return Err((flight, Failure::Broken("it gave no answer".into()))),
+        };
+        let mut meter = Self::new(events, flight, arrived);
+        meter.first = Some(first);
+        Ok(meter)
     }
 
     /// The next event; `None` after the end or an error.
@@ -51,19 +59,19 @@ impl Meter {
     /// The worker broke (what it gave is absorbed), the request can't be run (nothing is booked), or the
     /// charge could not be put on disk in time.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        if let Some(event) = self.peeked.take() {
-            return Some(Ok(event));
-        }
-        let event = match self.events.as_mut()?.next().await {
-            Some(Ok(event)) => event,
-            Some(Err(failure)) => return Some(Err(self.fail(failure).await)),
-            None => {
-                let failure = Failure::Broken("its answer has no end".into());
-                return Some(Err(self.fail(failure).await));
-            }
+        let event = match self.first.take() {
+            Some(event) => event,
+            None => match self.events.as_mut()?.next().await {
+                Some(Ok(event)) => event,
+                Some(Err(failure)) => return Some(Err(self.fail(failure).await)),
+                None => {
+                    let failure = Failure::Broken("its answer has no end".into());
+                    return Some(Err(self.fail(failure).await));
+                }
+            },
         };
         match event {
-            Event::Delta(_) => {
+            Event::Delta(_) | Event::Relay { .. } => {
                 if self.flight.first_token() {
                     self.flight.observe_first_token(self.arrived.elapsed());
                 }

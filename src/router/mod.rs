@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, WorkerConfig};
+use crate::config::{Config, EngineKind, WorkerConfig};
 use crate::types::{Kind, Plan, Price};
 
 /// Why a name can't be served.
@@ -27,6 +27,15 @@ pub enum Error {
     },
 }
 
+/// In what form a model's workers want a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Speech {
+    /// Taken apart, for engines in this process. So is a request for a model that there isn't.
+    pub decoded: bool,
+    /// In the client's own words, for remote workers.
+    pub relayed: bool,
+}
+
 /// The registry of models. Its names are the only ones that become labels.
 pub struct Router {
     models: BTreeMap<String, Served>,
@@ -34,6 +43,7 @@ pub struct Router {
 
 struct Served {
     kind: Kind,
+    speech: Speech,
     /// At the price that holds before all of `prices`: none.
     plan: Plan,
     /// From when on it costs what, in the order of time.
@@ -48,22 +58,21 @@ impl Router {
     pub fn new(config: &Config) -> Result<Self, String> {
         let mut models = BTreeMap::new();
         for worker in &config.workers {
-            let served = serve(&worker.model, worker, Vec::new());
-            models.insert(worker.model.clone(), served);
+            for name in worker.models() {
+                models.insert(name.clone(), serve(name, name, config, Vec::new()));
+            }
         }
         for model in &config.models_named {
-            let runs_it = |worker: &&WorkerConfig| worker.model == *model.base();
-            if let Some(worker) = config.workers.iter().find(runs_it) {
-                let mut served = serve(&model.name, worker, model.prices()?);
-                served.plan.adapter = model.adapter().map(Arc::new);
-                if let Some(adapter) = &served.plan.adapter {
-                    let stem = adapter.path.file_stem().unwrap_or_default();
-                    let scale = adapter.scale;
-                    let revision = format!("{}+{}*{scale}", worker.model, stem.to_string_lossy());
-                    served.plan.revision = revision.into();
-                }
-                models.insert(model.name.clone(), served);
+            let mut served = serve(&model.name, model.base(), config, model.prices()?);
+            served.plan.fallbacks = model.fallbacks().into();
+            served.plan.adapter = model.adapter().map(Arc::new);
+            if let Some(adapter) = &served.plan.adapter {
+                let stem = adapter.path.file_stem().unwrap_or_default();
+                let scale = adapter.scale;
+                let revision = format!("{}+{}*{scale}", model.base(), stem.to_string_lossy());
+                served.plan.revision = revision.into();
             }
+            models.insert(model.name.clone(), served);
         }
         Ok(Self { models })
     }
@@ -84,6 +93,23 @@ impl Router {
             });
         }
         Ok(served.plan_at(Timestamp::now()))
+    }
+
+    /// In what form the workers want a request that may serve the model, those of its fallbacks included.
+    #[must_use]
+    pub fn speech(&self, model: &str) -> Speech {
+        let Some(served) = self.models.get(model) else {
+            return Speech {
+                decoded: true,
+                relayed: false,
+            };
+        };
+        let fallbacks = served.plan.fallbacks.iter();
+        let all = fallbacks.filter_map(|name| self.models.get(name.as_str()));
+        all.fold(served.speech, |all, other| Speech {
+            decoded: all.decoded || other.speech.decoded,
+            relayed: all.relayed || other.speech.relayed,
+        })
     }
 
     /// The registry's own spelling of a name, which is empty where there is no such model: a label.
@@ -111,20 +137,28 @@ impl Served {
     }
 }
 
-fn serve(name: &str, worker: &WorkerConfig, prices: Vec<(Timestamp, Price)>) -> Served {
+/// A checked config has a worker for each base, all of one kind.
+fn serve(name: &str, base: &str, config: &Config, prices: Vec<(Timestamp, Price)>) -> Served {
     let free = Price {
         version: "none".into(),
         ..Price::default()
     };
     let shared = |(from, price)| (from, Arc::new(price));
+    let workers = || config.workers.iter().filter(|worker| worker.runs(base));
+    let is_remote = |worker: &WorkerConfig| worker.engine == EngineKind::Remote;
     Served {
-        kind: worker.kind(),
+        kind: workers().next().map_or(Kind::Generate, WorkerConfig::kind),
+        speech: Speech {
+            decoded: workers().any(|worker| !is_remote(worker)),
+            relayed: workers().any(is_remote),
+        },
         prices: prices.into_iter().map(shared).collect(),
         plan: Plan {
             model: name.into(),
-            revision: worker.model.as_str().into(),
-            pool: worker.model.as_str().into(),
+            revision: base.into(),
+            pool: base.into(),
             adapter: None,
+            fallbacks: Arc::default(),
             price: Arc::new(free),
         },
     }

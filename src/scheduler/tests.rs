@@ -3,7 +3,8 @@ use futures_util::stream;
 use tokio::time::sleep;
 
 use super::*;
-use crate::types::{Class, Generate, Price};
+use crate::worker::Health;
+use crate::types::{Class, Price};
 
 /// Has places, and answers without end.
 struct Idle {
@@ -38,14 +39,20 @@ fn scheduler(workers: &[(usize, Health)], max_queue: usize) -> Scheduler {
                 places: *places,
                 health: health.clone(),
             });
-            (Arc::from("pool"), worker)
+            (vec![Arc::from("pool")], worker)
         })
         .collect();
-    let limits = Limits {
+    Scheduler::new(&["pool".into()], workers, limits(max_queue), &Metrics::new().unwrap())
+}
+
+fn limits(max_queue: usize) -> Limits {
+    Limits {
         max_queue,
+        max_queue_per_tenant: max_queue,
         queue_timeout: Duration::from_millis(200),
-    };
-    Scheduler::new(workers, limits, &Metrics::new().unwrap())
+        promote_after: Duration::from_secs(60),
+        slow_start: Duration::from_secs(1),
+    }
 }
 
 fn plan() -> Plan {
@@ -54,18 +61,29 @@ fn plan() -> Plan {
         revision: "m".into(),
         pool: "pool".into(),
         adapter: None,
+        fallbacks: Arc::default(),
         price: Arc::new(Price::default()),
     }
 }
 
-const NEED: Need = Need {
-    class: Class::Standard,
-    answers: 1,
-};
+fn need() -> Need {
+    Need {
+        tenant: "proj_a".into(),
+        class: Class::Standard,
+        weight: 1.0,
+        answers: 1,
+        prompt_tokens: 10,
+        tokens: 20,
+        prefix: Vec::new(),
+        avoid: Vec::new(),
+    }
+}
 
 fn job() -> Job {
     Job {
-        request: Generate::default(),
+        request: Arc::default(),
+        model: "m".into(),
+        asked: "m".into(),
         tenant: "proj_a".into(),
         class: Class::Standard,
         adapter: None,
@@ -75,11 +93,11 @@ fn job() -> Job {
 #[tokio::test]
 async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
     let scheduler = scheduler(&[(1, Health::Ready)], 8);
-    let slot = scheduler.submit(&plan(), NEED).await.unwrap();
+    let slot = scheduler.submit(&plan(), need()).await.unwrap();
     let events = slot.generate(job(), Arc::default()).await.unwrap();
     let later = tokio::spawn(async move {
         scheduler
-            .submit(&plan(), NEED)
+            .submit(&plan(), need())
             .await
             .map(|slot| slot.queued())
     });
@@ -92,10 +110,10 @@ async fn a_slot_is_held_to_the_last_byte_and_freed_by_drop() {
 #[tokio::test]
 async fn over_the_bound_a_request_is_refused_at_once() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
-    let _held = scheduler.submit(&plan(), NEED).await.unwrap();
+    let _held = scheduler.submit(&plan(), need()).await.unwrap();
     let plan = plan();
     let (first, second) =
-        tokio::join!(scheduler.submit(&plan, NEED), scheduler.submit(&plan, NEED));
+        tokio::join!(scheduler.submit(&plan, need()), scheduler.submit(&plan, need()));
     assert!(matches!(first, Err(Error::QueueTimeout)));
     assert!(matches!(second, Err(Error::QueueFull)));
 }
@@ -103,12 +121,12 @@ async fn over_the_bound_a_request_is_refused_at_once() {
 #[tokio::test]
 async fn one_that_gives_up_leaves_the_queue() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
-    let held = scheduler.submit(&plan(), NEED).await.unwrap();
+    let held = scheduler.submit(&plan(), need()).await.unwrap();
     let plan = plan();
     let gave_up =
-        tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan, NEED)).await;
+        tokio::time::timeout(Duration::from_millis(20), scheduler.submit(&plan, need())).await;
     assert!(gave_up.is_err());
-    let waits = scheduler.submit(&plan, NEED);
+    let waits = scheduler.submit(&plan, need());
     drop(held);
     assert!(waits.await.is_ok());
 }
@@ -121,9 +139,9 @@ async fn the_freest_ready_worker_is_chosen() {
     );
     let mut slots = Vec::new();
     for _ in 0..5 {
-        slots.push(scheduler.submit(&plan(), NEED).await.unwrap());
+        slots.push(scheduler.submit(&plan(), need()).await.unwrap());
     }
-    let capacities: Vec<_> = slots.iter().map(|slot| slot.worker.capacity()).collect();
+    let capacities: Vec<_> = slots.iter().map(|slot| slot.hold.member.worker.capacity()).collect();
     assert_eq!(capacities.iter().filter(|places| **places == 3).count(), 3);
     assert_eq!(capacities.iter().filter(|places| **places == 2).count(), 2);
 }
@@ -132,7 +150,7 @@ async fn the_freest_ready_worker_is_chosen() {
 async fn a_model_that_loads_is_not_waited_for() {
     let scheduler = scheduler(&[(1, Health::Loading)], 8);
     assert!(matches!(
-        scheduler.submit(&plan(), NEED).await,
+        scheduler.submit(&plan(), need()).await,
         Err(Error::NotReady(_))
     ));
     assert_eq!(scheduler.not_ready(), ["idle: loading"]);
@@ -143,8 +161,7 @@ async fn the_batch_class_lends_its_places_as_long_as_it_holds_them() {
     let scheduler = scheduler(&[(2, Health::Ready)], 0);
     let plan = plan();
     let take = |class| {
-        let need = Need { class, answers: 1 };
-        scheduler.submit(&plan, need)
+        scheduler.submit(&plan, Need { class, ..need() })
     };
     let batch = take(Class::Batch).await.unwrap();
     let second = take(Class::Standard).await.unwrap();
@@ -167,8 +184,7 @@ async fn each_answer_takes_a_place() {
     let scheduler = scheduler(&[(3, Health::Ready)], 0);
     let plan = plan();
     let take = |answers| {
-        let need = Need { answers, ..NEED };
-        scheduler.submit(&plan, need)
+        scheduler.submit(&plan, Need { answers, ..need() })
     };
     let two = take(2).await.unwrap();
     assert!(take(2).await.is_err());

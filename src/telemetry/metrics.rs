@@ -5,6 +5,7 @@
 
 mod ledger;
 mod make;
+mod members;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use prometheus::{
 };
 
 pub use ledger::LedgerMetrics;
+pub use members::{MemberMetrics, MembersMetrics};
 use make::{counters, gauges, histograms};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,8 @@ pub struct Metrics {
     requests: Requests,
     queues: Queues,
     engines: Engines,
+    /// What the scheduler reports of workers.
+    pub members: MembersMetrics,
     /// What the ledger's writer reports.
     pub ledger: LedgerMetrics,
 }
@@ -194,6 +198,7 @@ impl Metrics {
             requests: Requests::new(&r)?,
             queues: Queues::new(&r)?,
             engines: Engines::new(&r)?,
+            members: MembersMetrics::new(&r)?,
             ledger: LedgerMetrics::new(&r)?,
             registry: r,
         })

@@ -6,4 +6,6 @@ mod logs;
 mod metrics;
 
 pub use logs::init_logs;
-pub use metrics::{LedgerMetrics, Metrics, PoolMetrics, WorkerMetrics, WorkerReading};
+pub use metrics::{
+    LedgerMetrics, MemberMetrics, MembersMetrics, Metrics, PoolMetrics, WorkerMetrics, WorkerReading,
+};

@@ -20,7 +20,8 @@ pub use limiter::{
 pub use notices::{Notices, Webhook};
 
 use crate::types::{
-    Caller, Holder, KeyId, LimitSet, Limits, OrganisationId, SecretHash, StoreError, TenantStore,
+    Caller, Class, Holder, KeyId, LimitSet, Limits, OrganisationId, Scope, SecretHash, StoreError,
+    TenantStore,
 };
 
 /// How long a key that was found is taken for good: changes reach every process within it.
@@ -95,10 +96,34 @@ impl Access {
                 requests_per_minute: None,
                 requests_per_day: None,
                 concurrent: None,
+                weight: None,
+                class: None,
                 ..set.limits.clone()
             };
             !limits.is_empty()
         })
+    }
+
+    /// The project's share of what the workers do, in relation to others'.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        let of_all = |set: &&LimitSet| set.scope == Scope::Project && set.model.is_none();
+        let weight = self.limits.iter().find(of_all);
+        f64::from(weight.and_then(|set| set.limits.weight).unwrap_or(1).max(1))
+    }
+
+    /// The class of a request that asks for this one, or for none. Nobody is served before others
+    /// but who was given that right: what the key says holds before what the project says, and so on up.
+    #[must_use]
+    pub fn class(&self, asked: Option<Class>) -> Class {
+        let of = |scope| {
+            let mut sets = self.limits.iter();
+            let set = sets.find(|set| set.scope == scope && set.model.is_none())?;
+            set.limits.class
+        };
+        let scopes = [Scope::Key, Scope::Project, Scope::Organisation];
+        let given = scopes.into_iter().find_map(of).unwrap_or_default();
+        asked.map_or(given, |asked| asked.min(given))
     }
 }
 

@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{KeyId, OrganisationId, ProjectId};
@@ -17,6 +19,7 @@ pub struct Caller {
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Runs where nobody else wants to, and makes way.
     Batch,
@@ -36,5 +39,16 @@ impl Class {
             Self::Standard => "standard",
             Self::Interactive => "interactive",
         }
+    }
+}
+
+impl FromStr for Class {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [Self::Batch, Self::Standard, Self::Interactive]
+            .into_iter()
+            .find(|class| class.as_str() == word)
+            .ok_or_else(|| format!("{word:?} is none of batch, standard and interactive"))
     }
 }

@@ -82,6 +82,8 @@ pub enum State {
 pub enum Source {
     /// The engine that ran it.
     Engine,
+    /// The gateway, since the worker told no numbers.
+    Counted,
     /// The last checkpoint of a process that died.
     Recovered,
 }
@@ -112,5 +114,5 @@ macro_rules! column {
 }
 
 column!(State { Settled = "settled", Absorbed = "absorbed", Recovered = "recovered" });
-column!(Source { Engine = "engine", Recovered = "recovered" });
+column!(Source { Engine = "engine", Counted = "counted", Recovered = "recovered" });
 column!(Outcome { Completed = "completed", Cancelled = "cancelled", Failed = "failed", Lost = "lost" });

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// Texts to be turned into vectors.
@@ -7,6 +9,15 @@ pub struct Embed {
     pub inputs: Vec<Input>,
     /// Only so many of a vector's first numbers are kept, brought to unit length anew; `None` is all.
     pub dimensions: Option<u32>,
+}
+
+/// Texts with what a worker has to know of them.
+#[derive(Clone)]
+pub struct EmbedJob {
+    /// What is asked.
+    pub request: Arc<Embed>,
+    /// The model's name among workers.
+    pub model: Arc<str>,
 }
 
 /// What a vector is made of.

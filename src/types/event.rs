@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_core::Stream;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,13 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<Event, Failure>> + Send>>;
 pub enum Event {
     /// More of one of the answers.
     Delta(Delta),
+    /// More of the answers, in the client's own wire format, from a worker that speaks it. It is passed on as it is.
+    Relay {
+        /// Whole frames of a stream, or a whole body.
+        frames: Bytes,
+        /// They tell of an end: they wait until the charge stands.
+        ends: bool,
+    },
     /// One of the answers has come to its end; the others may go on.
     Finish {
         /// Which.
@@ -121,6 +129,18 @@ pub enum Failure {
         /// The field that holds the prompt.
         param: Cow<'static, str>,
     },
+    /// A remote worker refused the request as one that is wrong, whoever tries.
+    #[error("{message}")]
+    Refused {
+        /// Its HTTP status, 4xx.
+        status: u16,
+        /// The field to blame, where it named one.
+        param: Option<String>,
+        /// Its word for the kind of error, where it has one.
+        code: Option<String>,
+        /// Its sentence for the client.
+        message: String,
+    },
     /// The weights are still being loaded, or could not be.
     #[error("the worker is not ready: {0}")]
     NotReady(String),
@@ -137,9 +157,11 @@ impl Failure {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Invalid { .. } | Self::ContextLength { .. } | Self::NotReady(_) | Self::Busy => {
-                true
-            }
+            Self::Invalid { .. }
+            | Self::ContextLength { .. }
+            | Self::Refused { .. }
+            | Self::NotReady(_)
+            | Self::Busy => true,
             Self::Broken(_) => false,
         }
     }

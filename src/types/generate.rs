@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Class, ProjectId};
+use super::{Class, ProjectId, Relay};
 
 /// A request to a model, free of any wire format.
 ///
@@ -32,6 +32,9 @@ pub struct Generate {
     pub echo: bool,
     /// What the answer has to be.
     pub format: Format,
+    /// The same in the client's own words, where a worker may speak them. It stays in this process.
+    #[serde(skip)]
+    pub relay: Option<Relay>,
 }
 
 /// What a request would take.
@@ -47,7 +50,11 @@ pub struct Measure {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Job {
     /// What is asked.
-    pub request: Generate,
+    pub request: Arc<Generate>,
+    /// The model's name among workers.
+    pub model: Arc<str>,
+    /// The model's name to the client.
+    pub asked: Arc<str>,
     /// Whose it is: nothing that is kept of it serves anybody else.
     pub tenant: ProjectId,
     /// How urgent it is.
@@ -244,6 +251,7 @@ impl Default for Generate {
             top_logprobs: None,
             echo: false,
             format: Format::Text,
+            relay: None,
         }
     }
 }
@@ -252,7 +260,8 @@ impl Generate {
     /// How many answers it asks for, over all prompts.
     #[must_use]
     pub fn answers(&self) -> u32 {
-        u32::try_from(self.prompts.len())
+        // In its own words it has no prompts, and the choices are those of all of them.
+        u32::try_from(self.prompts.len().max(1))
             .unwrap_or(u32::MAX)
             .saturating_mul(self.choices)
     }

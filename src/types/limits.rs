@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::Money;
+use super::{Class, Money};
 
 /// What a limit is of. A request is held to the limits of all that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +83,12 @@ pub struct Limits {
     /// What a month may cost before a warning is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warn_per_month: Option<Money>,
+    /// Of a project: its share of what the workers do, in relation to other projects'; 1 where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// The class of requests that name none, and the highest that they may name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
 }
 
 impl Limits {

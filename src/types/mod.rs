@@ -3,6 +3,7 @@
 
 mod caller;
 mod charge;
+mod dialect;
 mod embed;
 mod event;
 mod generate;
@@ -15,6 +16,7 @@ mod notice;
 mod plan;
 mod ports;
 mod progress;
+mod relay;
 mod replica;
 mod tenant;
 mod tool_format;
@@ -22,7 +24,8 @@ mod usage;
 
 pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
-pub use embed::{Embed, Embedded, Input};
+pub use dialect::Dialect;
+pub use embed::{Embed, EmbedJob, Embedded, Input};
 pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use generate::{
     Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Role, Sampling,
@@ -40,6 +43,7 @@ pub use ports::{
     Reserved, Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
 };
 pub use progress::{Count, Progress};
+pub use relay::{Field, Relay};
 pub use replica::{Membership, Replica};
 pub use tenant::{Act, Actor, ApiKey, AuditRow, Holder, Organisation, Project, SecretHash};
 pub use tool_format::ToolFormat;

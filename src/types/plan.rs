@@ -1,9 +1,12 @@
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use super::{Adapter, Price};
 
 /// What a model can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Chat and text completions.
     Generate,
@@ -23,6 +26,16 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// Its path.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+
     /// The name in the ledger and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -47,4 +60,6 @@ pub struct Plan {
     pub adapter: Option<Arc<Adapter>>,
     /// What it costs.
     pub price: Arc<Price>,
+    /// The names of models that are asked in its place, one after another, where its workers fail.
+    pub fallbacks: Arc<[String]>,
 }

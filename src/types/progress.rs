@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Progress {
     bits: AtomicU64,
     cached: AtomicU32,
+    guessed: AtomicBool,
 }
 
 /// A reading of [`Progress`], in tokens.
@@ -61,6 +62,32 @@ impl Progress {
                 (value & CLOSED == 0).then(|| value + amount)
             })
             .is_ok()
+    }
+
+    /// Whether the numbers are the gateway's guess, since the worker has told none (yet).
+    pub fn guess(&self, guessed: bool) {
+        self.guessed.store(guessed, Ordering::Release);
+    }
+
+    /// As [`Progress::guess`] says.
+    pub fn is_guessed(&self) -> bool {
+        self.guessed.load(Ordering::Acquire)
+    }
+
+    /// The worker tells where it stands, in the place of what was counted. False when closed.
+    pub fn tell(&self, count: Count) -> bool {
+        let bits = u64::from(count.prompt_tokens & 0x7fff_ffff) << PROMPT_SHIFT
+            | u64::from(count.completion_tokens);
+        let told = self
+            .bits
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+                (value & CLOSED == 0).then_some(bits)
+            })
+            .is_ok();
+        if told {
+            self.cached.store(count.cached_tokens, Ordering::Release);
+        }
+        told
     }
 
     /// Whether the meter has closed it.

@@ -3,6 +3,7 @@
 mod embedded;
 mod isolated;
 mod options;
+mod remote;
 
 use std::sync::Arc;
 
@@ -14,8 +15,11 @@ pub use embedded::{Bert, BertOptions, Llama, LlamaOptions};
 pub use embedded::{Mistral, MistralOptions};
 pub use isolated::{Error as ChildError, Isolated, run_child};
 pub use options::Options;
+pub use remote::{
+    Change, Discovery, Options as RemoteOptions, Remote, Timeouts as RemoteTimeouts, Tls as RemoteTls,
+};
 
-use crate::types::{Embed, Embedded, Events, Failure, Generate, Job, Measure, Progress};
+use crate::types::{Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Progress};
 
 /// Whether a worker can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +44,24 @@ pub trait Worker: Send + Sync {
     /// How many requests it runs at once.
     fn capacity(&self) -> usize;
 
+    /// Where nobody knows how many it runs at once: [`Worker::capacity`] is what it is given at first, and what it
+    /// takes is learned, up to this.
+    fn learns_up_to(&self) -> Option<u32> {
+        None
+    }
+
+    /// Whether it is one of several that may come and go: then a model is ready as long as one of them is.
+    fn is_replaceable(&self) -> bool {
+        false
+    }
+
     /// Whether it can be asked.
     fn health(&self) -> Health;
+
+    /// How many requests wait inside it, as far as it tells.
+    fn waiting(&self) -> u32 {
+        0
+    }
 
     /// Whether it puts a sequence of the batch class aside when one of a higher class comes: then it may be
     /// given as many more of those as it runs of the batch class.
@@ -77,7 +97,7 @@ pub trait Worker: Send + Sync {
     ///
     /// # Errors
     /// As [`Worker::generate`].
-    async fn embed(&self, _request: Embed, _progress: Arc<Progress>) -> Result<Embedded, Failure> {
+    async fn embed(&self, _job: EmbedJob, _progress: Arc<Progress>) -> Result<Embedded, Failure> {
         Err(cannot("make embeddings"))
     }
 }

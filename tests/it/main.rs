@@ -12,7 +12,9 @@ mod postgres;
 
 mod api;
 mod config;
+mod faults;
 mod formats;
+mod discovery;
 mod embeddings;
 mod hang_up;
 mod isolate;
@@ -23,6 +25,7 @@ mod ledger;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
 mod parity;
+mod remote;
 mod replicas;
 mod scrape;
 mod tenancy;

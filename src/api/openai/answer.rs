@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::response::sse::{Event as Sse, KeepAlive};
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +23,8 @@ use crate::types::{CallDelta, Delta, Event, Finish, TokenLogprob, ToolCall, Usag
 const FRAMES: usize = 16;
 /// How long a client may take none of them before it counts as gone.
 const STALL: Duration = Duration::from_secs(30);
+/// A comment is sent where nothing else was for so long.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The shapes of one endpoint.
 pub(super) trait Shape: Send + 'static {
@@ -93,8 +96,26 @@ impl Gathered {
     }
 }
 
-/// Reads as many answers as were asked for to their end.
-pub(super) async fn whole(mut meter: Meter, answers: u32) -> Result<Whole, ApiError> {
+/// Reads as many answers as were asked for to their end, and gives them in the endpoint's form, or as a worker wrote them that
+/// speaks it.
+pub(super) async fn whole(
+    mut meter: Meter,
+    answers: u32,
+    form: impl FnOnce(Whole) -> Response,
+) -> Result<Response, ApiError> {
+    match gather(&mut meter, answers).await? {
+        Gathering::Own(whole) => Ok(form(whole)),
+        Gathering::Relayed(body) => relayed(body, meter).await,
+    }
+}
+
+enum Gathering {
+    Own(Whole),
+    /// Not charged yet.
+    Relayed(Bytes),
+}
+
+async fn gather(meter: &mut Meter, answers: u32) -> Result<Gathering, ApiError> {
     let mut choices: Vec<_> = (0..answers).map(|_| Gathered::default()).collect();
     // A worker that breaks the order of its events is a fault of this side.
     while let Some(event) = meter.next().await {
@@ -107,16 +128,35 @@ pub(super) async fn whole(mut meter: Meter, answers: u32) -> Result<Whole, ApiEr
                     .ok_or_else(ApiError::internal)?
                     .finish = Some(finish);
             }
+            Event::Relay { frames, .. } => return Ok(Gathering::Relayed(frames)),
             Event::End { usage } => {
                 let choices: Option<_> = choices.into_iter().map(Gathered::end).collect();
-                return Ok(Whole {
+                return Ok(Gathering::Own(Whole {
                     choices: choices.ok_or_else(ApiError::internal)?,
                     usage,
-                });
+                }));
             }
         }
     }
     Err(ApiError::internal())
+}
+
+/// Reads an answer whole that a worker wrote in the client's form.
+pub(super) async fn whole_relayed(meter: Meter) -> Result<Response, ApiError> {
+    let own_form = |_| ApiError::internal().into_response();
+    whole(meter, 0, own_form).await
+}
+
+/// A body that is there waits for its charge.
+async fn relayed(body: Bytes, mut meter: Meter) -> Result<Response, ApiError> {
+    match meter.next().await {
+        Some(Ok(Event::End { .. })) => {
+            let json = HeaderValue::from_static("application/json");
+            Ok(([(header::CONTENT_TYPE, json)], body).into_response())
+        }
+        Some(Err(error)) => Err(gateway::Error::from(error).into()),
+        Some(Ok(_)) | None => Err(ApiError::internal()),
+    }
 }
 
 fn at(choices: &mut [Gathered], choice: u32) -> Option<&mut Gathered> {
@@ -128,42 +168,46 @@ pub(super) fn streamed(mut meter: Meter, shape: impl Shape) -> Response {
     meter.delivers();
     let (frames, reader) = mpsc::channel(FRAMES);
     tokio::spawn(pump(meter, shape, frames, STALL));
-    let events = ReceiverStream::new(reader).map(Ok::<_, Infallible>);
-    let mut response = axum::response::Sse::new(events)
-        .keep_alive(KeepAlive::default())
-        .into_response();
-    // A proxy that gathers a stream before it passes it on would undo it.
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    let body = Body::from_stream(ReceiverStream::new(reader).map(Ok::<_, Infallible>));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // A proxy that gathers a stream before it passes it on would undo it.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, body).into_response()
 }
 
 /// A task of its own, since a connection whose client stops reading isn't asked for more: nobody would
 /// notice, and the slot would be held for ever. Ending it drops the meter, which frees the slot and books what
 /// was generated.
-async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Sse>, stall: Duration) {
+async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Bytes>, stall: Duration) {
     let mut writer = Writer {
         shape,
         begun: HashSet::new(),
         ends: Vec::new(),
+        relays: false,
     };
     loop {
         let event = tokio::select! {
             event = meter.next() => event,
             () = frames.closed() => return,
+            // Whoever stands between shall not take silence for death.
+            () = tokio::time::sleep(KEEP_ALIVE) => {
+                if frames.send_timeout(Bytes::from_static(b":\n\n"), stall).await.is_err() {
+                    return;
+                }
+                continue;
+            }
         };
         let (next, more) = match event {
             Some(Ok(Event::End { usage })) => (writer.end(usage), false),
-            Some(Ok(Event::Delta(delta))) => (writer.delta(delta), true),
-            Some(Ok(Event::Finish { choice, finish })) => (writer.finish(choice, finish), true),
-            Some(Err(error)) => (vec![failure(gateway::Error::from(error).into())], false),
-            None => (vec![failure(ApiError::internal())], false),
+            Some(Ok(event)) => (writer.event(event), true),
+            Some(Err(error)) => (failure(gateway::Error::from(error).into()), false),
+            None => (failure(ApiError::internal()), false),
         };
-        for frame in next {
-            if frames.send_timeout(frame, stall).await.is_err() {
-                return;
-            }
+        if !next.is_empty() && frames.send_timeout(next.into(), stall).await.is_err() {
+            return;
         }
         if !more {
             return;
@@ -178,44 +222,74 @@ struct Writer<S> {
     begun: HashSet<u32>,
     /// What says that a choice is complete. It waits for the last event, since no answer is complete before
     /// its charge is on disk.
-    ends: Vec<Sse>,
+    ends: Vec<u8>,
+    /// The worker writes the frames, the last one included.
+    relays: bool,
 }
 
 impl<S: Shape> Writer<S> {
-    fn first(&mut self, choice: u32) -> Vec<Sse> {
+    fn event(&mut self, event: Event) -> Vec<u8> {
+        match event {
+            Event::Delta(delta) => self.delta(delta),
+            Event::Finish { choice, finish } => self.finish(choice, finish),
+            Event::Relay { frames, ends } => {
+                self.relays = true;
+                if ends {
+                    self.ends.extend_from_slice(&frames);
+                    Vec::new()
+                } else {
+                    frames.into()
+                }
+            }
+            Event::End { .. } => Vec::new(),
+        }
+    }
+
+    fn first(&mut self, choice: u32) -> Vec<u8> {
         if !self.begun.insert(choice) {
             return Vec::new();
         }
-        Vec::from_iter(self.shape.first(choice).map(|chunk| frame(&chunk)))
+        let first = self.shape.first(choice);
+        first.map(|chunk| frame(&chunk)).unwrap_or_default()
     }
 
-    fn delta(&mut self, delta: Delta) -> Vec<Sse> {
+    fn delta(&mut self, delta: Delta) -> Vec<u8> {
         let mut frames = self.first(delta.choice);
-        frames.push(frame(&self.shape.delta(delta)));
+        frames.extend(frame(&self.shape.delta(delta)));
         frames
     }
 
-    fn finish(&mut self, choice: u32, finish: Finish) -> Vec<Sse> {
-        self.ends.push(frame(&self.shape.finish(choice, finish)));
+    fn finish(&mut self, choice: u32, finish: Finish) -> Vec<u8> {
+        self.ends.extend(frame(&self.shape.finish(choice, finish)));
         self.first(choice)
     }
 
-    fn end(&mut self, usage: Usage) -> Vec<Sse> {
+    fn end(&mut self, usage: Usage) -> Vec<u8> {
         let mut frames = std::mem::take(&mut self.ends);
-        frames.extend(self.shape.usage(usage).map(|chunk| frame(&chunk)));
-        frames.push(Sse::default().data("[DONE]"));
+        if !self.relays {
+            let usage = self.shape.usage(usage);
+            frames.extend(usage.map(|chunk| frame(&chunk)).unwrap_or_default());
+            frames.extend(b"data: [DONE]\n\n");
+        }
         frames
     }
 }
 
-fn frame(chunk: &impl Serialize) -> Sse {
+/// JSON has no line breaks, so it is one line of data.
+fn frame(chunk: &impl Serialize) -> Vec<u8> {
+    let mut frame = b"data: ".to_vec();
     // Our own shapes always serialise.
-    Sse::default().data(serde_json::to_string(chunk).unwrap_or_default())
+    let written = serde_json::to_writer(&mut frame, chunk);
+    if written.is_err() {
+        tracing::error!("a frame could not be written");
+    }
+    frame.extend_from_slice(b"\n\n");
+    frame
 }
 
 /// A stream that fails ends without `[DONE]`.
-fn failure(error: ApiError) -> Sse {
-    Sse::default().data(error.event())
+fn failure(error: ApiError) -> Vec<u8> {
+    format!("data: {}\n\n", error.event()).into()
 }
 
 /// Who served, how long the request waited, and how the caller stands to its limits.

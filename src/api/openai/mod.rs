@@ -7,6 +7,7 @@ pub(super) mod models;
 
 mod answer;
 mod logprobs;
+mod relay;
 mod sampling;
 mod unsupported;
 

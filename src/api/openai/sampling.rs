@@ -32,11 +32,13 @@ pub(super) enum Tier {
 }
 
 impl Tier {
-    pub(super) fn class(self) -> Class {
+    /// What is asked for; `auto` leaves it to the key.
+    pub(super) fn class(self) -> Option<Class> {
         match self {
-            Self::Auto | Self::Default => Class::Standard,
-            Self::Flex => Class::Batch,
-            Self::Priority => Class::Interactive,
+            Self::Auto => None,
+            Self::Default => Some(Class::Standard),
+            Self::Flex => Some(Class::Batch),
+            Self::Priority => Some(Class::Interactive),
         }
     }
 }

@@ -1,6 +1,8 @@
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
-use crate::types::{LimitSet, Limits, Money};
+use crate::types::{Class, LimitSet, Limits, Money};
 
 /// Limits under OpenAI's names, and under names of the same kind where it has none.
 #[derive(Default, Serialize, Deserialize)]
@@ -16,6 +18,8 @@ pub(super) struct LimitBody {
     pub(super) max_amount_per_1_month: Option<Money>,
     pub(super) warn_amount_per_1_day: Option<Money>,
     pub(super) warn_amount_per_1_month: Option<Money>,
+    pub(super) scheduling_weight: Option<NonZeroU32>,
+    pub(super) scheduling_class: Option<Class>,
 }
 
 impl From<LimitBody> for Limits {
@@ -31,6 +35,8 @@ impl From<LimitBody> for Limits {
             budget_per_month: body.max_amount_per_1_month,
             warn_per_day: body.warn_amount_per_1_day,
             warn_per_month: body.warn_amount_per_1_month,
+            weight: body.scheduling_weight.map(NonZeroU32::get),
+            class: body.scheduling_class,
         }
     }
 }
@@ -48,6 +54,8 @@ impl From<Limits> for LimitBody {
             max_amount_per_1_month: limits.budget_per_month,
             warn_amount_per_1_day: limits.warn_per_day,
             warn_amount_per_1_month: limits.warn_per_month,
+            scheduling_weight: limits.weight.and_then(NonZeroU32::new),
+            scheduling_class: limits.class,
         }
     }
 }

@@ -9,6 +9,7 @@ mod limit;
 mod list;
 pub(super) mod projects;
 mod query;
+pub(super) mod queue;
 pub(super) mod rate_limits;
 mod report;
 pub(super) mod usage;

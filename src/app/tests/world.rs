@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::script::{Run, Scripted};
 use super::{Act, Order};
-use crate::app::wiring::App;
+use crate::app::wiring::{App, Workers};
 use crate::config::Config;
 use crate::gateway::{Ask, Error, Gateway};
 use crate::metering;
@@ -134,7 +134,10 @@ impl World {
         let started = Arc::clone(&worker) as Arc<dyn Worker>;
         let app = runtime.block_on(async {
             let store = store::open(&self.url).await.unwrap();
-            App::build(&self.config, store, |_| Ok(vec![(MODEL.into(), started)])).await
+            App::build(&self.config, store, |_| {
+                let fixed = vec![(vec![MODEL.into()], started)];
+                Ok(Workers { fixed, found: Vec::new() })
+            }).await
         });
         self.life = Some(Life {
             runtime,

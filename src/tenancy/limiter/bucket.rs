@@ -100,6 +100,9 @@ impl Meter {
             budget_per_month,
             warn_per_day,
             warn_per_month,
+            // How it is scheduled, which is no limit.
+            weight: _,
+            class: _,
         } = &set.limits;
         let number = |number: &Option<u64>| number.map(i128::from);
         let money = |money: &Option<Money>| money.map(|money| money.0);

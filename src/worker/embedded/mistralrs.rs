@@ -204,7 +204,7 @@ async fn run(
         .stream_chat_request(request(&job.request, messages, limit))
         .await
         .map_err(|error| broken(&error))?;
-    let mut assembler = Assembler::new(job.request.stop);
+    let mut assembler = Assembler::new(job.request.stop.clone());
     let mut usage = Usage {
         prompt_tokens,
         ..Usage::default()

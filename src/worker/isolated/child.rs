@@ -16,7 +16,7 @@ use super::process::{socket_to_parent, tie_to_parent};
 use super::wire::{self, CREDITS, Down, Reply, Source, Up, WireError};
 use super::{Error, probe};
 use crate::telemetry::{Metrics, WorkerMetrics, WorkerReading};
-use crate::types::{Count, Embed, Failure, Job, Progress};
+use crate::types::{Count, Embed, EmbedJob, Failure, Job, Progress};
 use crate::worker::{Health, Options, Worker};
 
 /// Frames that wait for the socket. Whoever has one more waits.
@@ -258,7 +258,12 @@ async fn generate(worker: &dyn Worker, job: Job, request: &Request) -> Result<()
 }
 
 async fn embed(worker: &dyn Worker, asked: Embed, request: &Request) -> Result<(), WireError> {
-    let work = worker.embed(asked, Arc::clone(&request.progress));
+    let job = EmbedJob {
+        request: Arc::new(asked),
+        // It runs one.
+        model: worker.name().into(),
+    };
+    let work = worker.embed(job, Arc::clone(&request.progress));
     let reply = match request.while_counting(work).await? {
         Ok(embedded) => Reply::Embedded(embedded),
         Err(failure) => Reply::Failed(failure),

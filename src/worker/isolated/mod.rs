@@ -24,7 +24,7 @@ pub(super) use probe::probe;
 
 use super::{Health, Options, Worker};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Embed, Embedded, Events, Failure, Job, Progress};
+use crate::types::{EmbedJob, Embedded, Events, Failure, Job, Progress};
 use link::{Call, Link};
 use supervisor::Supervisor;
 use wire::{Down, Reply};
@@ -108,8 +108,11 @@ impl Worker for Isolated {
         }
     }
 
-    async fn embed(&self, request: Embed, progress: Arc<Progress>) -> Result<Embedded, Failure> {
-        let mut call = self.link.open(progress, |id| Down::Embed { id, request })?;
+    async fn embed(&self, job: EmbedJob, progress: Arc<Progress>) -> Result<Embedded, Failure> {
+        let mut call = self.link.open(progress, |id| Down::Embed {
+            id,
+            request: Arc::unwrap_or_clone(job.request),
+        })?;
         match call.next().await {
             Some(Reply::Embedded(embedded)) => Ok(embedded),
             Some(Reply::Failed(failure)) => Err(failure),

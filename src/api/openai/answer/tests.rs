@@ -128,13 +128,13 @@ fn call(choice: u32, index: u32, name: Option<&str>, arguments: &str) -> Event {
 
 async fn gathered(answers: u32, script: Vec<Event>) -> Result<Whole, ApiError> {
     let (desk, flight) = Desk::open().await;
-    let whole = whole(
-        meter(flight, stream::iter(script.into_iter().map(Ok))),
-        answers,
-    )
-    .await;
+    let mut meter = meter(flight, stream::iter(script.into_iter().map(Ok)));
+    let gathered = gather(&mut meter, answers).await;
     drop(desk);
-    whole
+    gathered.map(|gathering| match gathering {
+        Gathering::Own(whole) => whole,
+        Gathering::Relayed(_) => panic!("nobody relays here"),
+    })
 }
 
 async fn frames(script: Vec<Result<Event, Failure>>) -> Vec<String> {

@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use self::answer::Chat;
 use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
+use super::relay::{self, Peeked, peek};
 use crate::api::asked::Asked;
-use crate::api::body::Json;
+use crate::api::body::Raw;
 use crate::api::error::ApiError;
 use crate::api::{Api, Shared};
 use crate::gateway::Ask;
@@ -22,19 +23,40 @@ use crate::types::Endpoint;
 pub(in crate::api) async fn create(
     State(api): Shared,
     asked: Asked,
-    Json(mut request): Json<Request>,
+    Raw(bytes): Raw,
 ) -> Response {
-    let request_id = asked.request;
-    let model = request.model.clone();
-    let streams = request.streams();
-    let answer = async {
+    let peeked = match peek(bytes) {
+        Ok(peeked) => peeked,
+        Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),
+    };
+    let speech = api.gateway.router.speech(&peeked.model);
+    let answer = if speech.decoded {
+        decoded(&api, asked, &peeked, speech.relayed).await
+    } else {
+        relay::answer(&api, asked, Endpoint::Chat, &peeked).await
+    };
+    observed(&api, Endpoint::Chat, &peeked.model, answer)
+}
+
+async fn decoded(
+    api: &Api,
+    asked: Asked,
+    peeked: &Peeked,
+    relayed: bool,
+) -> Result<Response, ApiError> {
+        let mut request: Request = peeked.decode()?;
+        let request_id = asked.request;
+        let streams = request.streams();
         let end_user = request.end_user()?;
-        let (manner, class) = (request.manner(), request.class());
-        let body = request.decode()?;
+        let (manner, class) = (request.manner(), asked.class(request.class()));
+        let mut body = request.decode()?;
+        if relayed {
+            body.relay = Some(peeked.relay(Endpoint::Chat)?);
+        }
         let answers = body.answers();
         let ask = Ask {
             class,
-            ..asked.ask(Endpoint::Chat, &model, end_user, body)
+            ..asked.ask(Endpoint::Chat, &peeked.model, end_user, body)
         };
         let (served, meter) = api.gateway.generate(ask).await?;
         let chat = Chat {
@@ -46,12 +68,10 @@ pub(in crate::api) async fn create(
         let response = if streams {
             streamed(meter, chat)
         } else {
-            axum::Json(chat.completion(whole(meter, answers).await?)).into_response()
+            let json = |whole| axum::Json(chat.completion(whole)).into_response();
+            whole(meter, answers, json).await?
         };
         Ok(with_headers(response, &served))
-    };
-    let answer = answer.await;
-    observed(&api, Endpoint::Chat, &model, answer)
 }
 
 /// Counts the answer, and gives it.

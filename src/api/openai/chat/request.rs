@@ -20,7 +20,6 @@ const MAX_TOP_LOGPROBS: u8 = 20;
 
 #[derive(Deserialize)]
 pub(in crate::api) struct Request {
-    pub(super) model: String,
     messages: Vec<WireMessage>,
     #[serde(default)]
     stream: Option<bool>,
@@ -91,9 +90,9 @@ impl Request {
         Ok(newer.or(end_user("user", self.user.take())?))
     }
 
-    /// How urgent it is.
-    pub(super) fn class(&self) -> Class {
-        self.service_tier.map_or(Class::Standard, Tier::class)
+    /// How urgent it is, where it says so.
+    pub(super) fn class(&self) -> Option<Class> {
+        self.service_tier.and_then(Tier::class)
     }
 
     /// The form of its answer.
@@ -148,6 +147,7 @@ impl Request {
                 messages: conversation(self.messages)?,
                 tools: tools.decode()?,
             })],
+            relay: None,
         })
     }
 

@@ -12,27 +12,51 @@ use jiff::Timestamp;
 use self::answer::Text;
 use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
+use super::relay::{self, Peeked, peek};
 use super::chat::observed;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
-use crate::api::body::Json;
+use crate::api::body::Raw;
+use crate::api::Api;
+use crate::api::error::ApiError;
 use crate::types::Endpoint;
 
 pub(in crate::api) async fn create(
     State(api): Shared,
     asked: Asked,
-    Json(mut request): Json<Request>,
+    Raw(bytes): Raw,
 ) -> Response {
-    let request_id = asked.request;
-    let model = request.model.clone();
-    let streams = request.streams();
-    let include_usage = request.includes_usage();
-    let answer = async {
+    let peeked = match peek(bytes) {
+        Ok(peeked) => peeked,
+        Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
+    };
+    let speech = api.gateway.router.speech(&peeked.model);
+    let answer = if speech.decoded {
+        decoded(&api, asked, &peeked, speech.relayed).await
+    } else {
+        relay::answer(&api, asked, Endpoint::Completions, &peeked).await
+    };
+    observed(&api, Endpoint::Completions, &peeked.model, answer)
+}
+
+async fn decoded(
+    api: &Api,
+    asked: Asked,
+    peeked: &Peeked,
+    relayed: bool,
+) -> Result<Response, ApiError> {
+        let mut request: Request = peeked.decode()?;
+        let request_id = asked.request;
+        let streams = request.streams();
+        let include_usage = request.includes_usage();
         let end_user = end_user("user", request.user.take())?;
-        let body = request.decode()?;
+        let mut body = request.decode()?;
+        if relayed {
+            body.relay = Some(peeked.relay(Endpoint::Completions)?);
+        }
         let answers = body.answers();
         let asks_logprobs = body.top_logprobs.is_some();
-        let ask = asked.ask(Endpoint::Completions, &model, end_user, body);
+        let ask = asked.ask(Endpoint::Completions, &peeked.model, end_user, body);
         let (served, meter) = api.gateway.generate(ask).await?;
         let text = Text::new(
             format!("cmpl-{}", request_id.simple()),
@@ -44,12 +68,10 @@ pub(in crate::api) async fn create(
         let response = if streams {
             streamed(meter, text)
         } else {
-            axum::Json(text.completion(whole(meter, answers).await?)).into_response()
+            let json = |whole| axum::Json(text.completion(whole)).into_response();
+            whole(meter, answers, json).await?
         };
         Ok(with_headers(response, &served))
-    };
-    let answer = answer.await;
-    observed(&api, Endpoint::Completions, &model, answer)
 }
 
 #[cfg(test)]

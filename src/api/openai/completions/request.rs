@@ -20,7 +20,6 @@ const MAX_LOGPROBS: u8 = 20;
 
 #[derive(Deserialize)]
 pub(in crate::api) struct Request {
-    pub(super) model: String,
     prompt: Prompts,
     #[serde(default)]
     stream: Option<bool>,
@@ -100,6 +99,7 @@ impl Request {
             top_logprobs: top_logprobs(self.logprobs)?,
             echo,
             format: Format::Text,
+            relay: None,
         })
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{Status, Thread};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Embed, Embedded, Failure, Progress};
+use crate::types::{Embed, EmbedJob, Embedded, Failure, Progress};
 use crate::worker::{Health, Worker};
 use encoder::Encoder;
 use folder::Folder;
@@ -124,12 +124,12 @@ impl Worker for Bert {
             .map_err(|_| Failure::Broken("the texts could not be measured".into()))?
     }
 
-    async fn embed(&self, request: Embed, progress: Arc<Progress>) -> Result<Embedded, Failure> {
+    async fn embed(&self, job: EmbedJob, progress: Arc<Progress>) -> Result<Embedded, Failure> {
         let model = self.status.loaded()?;
-        let dimensions = request.dimensions;
+        let dimensions = job.request.dimensions;
         let reader = Arc::clone(&progress);
         // Megabytes of text take seconds to tokenise, which other requests' tasks shall not wait for.
-        let read = tokio::task::spawn_blocking(move || model.read(&request, &reader));
+        let read = tokio::task::spawn_blocking(move || model.read(&job.request, &reader));
         let rows = read
             .await
             .map_err(|_| Failure::Broken("the inputs could not be read".into()))??;

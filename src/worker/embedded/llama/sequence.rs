@@ -13,7 +13,7 @@ use super::answer::{Answer, Sender};
 use super::draft::Lookup;
 use super::model::Model;
 use crate::types::{
-    Adapter, CallDelta, Class, Delta, Failure, Finish, Generate, Job, Progress, ProjectId, Prompt,
+    Adapter, CallDelta, Class, Delta, Failure, Finish, Job, Progress, ProjectId, Prompt,
     TokenLogprob, TopLogprob,
 };
 
@@ -48,7 +48,7 @@ pub(super) struct Task {
 impl Request {
     /// One task for each prompt.
     pub(super) fn split(self) -> Vec<Task> {
-        let Generate { choices, .. } = self.job.request;
+        let choices = self.job.request.choices;
         let answers = self.job.request.answers();
         let common = Rc::new(Common {
             job: self.job,

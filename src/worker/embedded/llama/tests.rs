@@ -128,7 +128,9 @@ impl Handle {
         let request = Request {
             prompts,
             job: Job {
-                request,
+                request: Arc::new(request),
+                model: "m".into(),
+                asked: "m".into(),
                 tenant: tenant.into(),
                 class,
                 adapter: None,
@@ -168,6 +170,7 @@ impl Reading {
                     choices.resize(choices.len().max(choice + 1), Read::default());
                     choices[choice].finish = Some(finish);
                 }
+                Event::Relay { .. } => panic!("an engine speaks no client's words"),
                 Event::End { usage } => return Ok((choices, Some(usage))),
             }
         }

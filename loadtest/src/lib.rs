@@ -1,0 +1,3 @@
+//! What load tests are made of, for tests elsewhere to use. It never imports the gateway.
+
+pub mod upstream;

@@ -1,0 +1,242 @@
+//! Requests that are passed on in the client's own words. Only what the gateway acts on itself is read.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use axum::response::Response;
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::answer::{streamed, whole_relayed, with_headers};
+use super::sampling::{StreamOptions, Tier, choices};
+use crate::api::Api;
+use crate::api::asked::{Asked, end_user};
+use crate::api::body;
+use crate::api::error::ApiError;
+use crate::gateway::Ask;
+use crate::types::{Class, Endpoint, Field, Generate, Relay};
+
+/// A JSON object whose values have not been read yet.
+pub(super) struct Peeked {
+    body: Bytes,
+    fields: Vec<Field>,
+    pub(super) model: String,
+}
+
+/// What the gateway has to know beside the model.
+struct Known {
+    request: Generate,
+    class: Option<Class>,
+    end_user: Option<String>,
+}
+
+/// Looks at a body without taking it apart. A field that stands twice is refused: of two values one would be
+/// authorised, and the other run.
+pub(super) fn peek(bytes: Bytes) -> Result<Peeked, ApiError> {
+    let Fields(values) = body::decode(&bytes)?;
+    let place = |value: &RawValue| {
+        let start = value.get().as_ptr().addr() - bytes.as_ptr().addr();
+        start..start + value.get().len()
+    };
+    let fields: Vec<_> = values
+        .into_iter()
+        .map(|(name, value)| Field {
+            name,
+            value: place(value),
+        })
+        .collect();
+    let mut peeked = Peeked {
+        body: bytes,
+        fields,
+        model: String::new(),
+    };
+    let model: Option<String> = peeked.field("model")?;
+    let missing = || ApiError::invalid(Some("model"), "missing field `model`");
+    peeked.model = model.ok_or_else(missing)?;
+    Ok(peeked)
+}
+
+impl Peeked {
+    /// The whole body, to be taken apart after all.
+    pub(super) fn decode<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        body::decode(&self.body)
+    }
+
+    /// A field's value; `None` where it is null or isn't there.
+    fn field<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        let Some(field) = self.fields.iter().find(|field| field.name == name) else {
+            return Ok(None);
+        };
+        let value = self.body.get(field.value.clone()).unwrap_or(b"null");
+        serde_json::from_slice(value).map_err(|error| {
+            // Its line and column are those of the value alone.
+            let text = error.to_string();
+            let words = text.split(" at line ").next().unwrap_or_default();
+            ApiError::invalid(Some(name), words)
+        })
+    }
+
+    /// The request in its own words.
+    pub(super) fn relay(&self, endpoint: Endpoint) -> Result<Relay, ApiError> {
+        let options: Option<StreamOptions> = self.field("stream_options")?;
+        let include_usage = options.and_then(|options| options.include_usage);
+        Ok(Relay {
+            endpoint,
+            body: self.body.clone(),
+            fields: self.fields.clone().into(),
+            streams: self.field("stream")?.unwrap_or(false),
+            include_usage: include_usage.unwrap_or(false),
+        })
+    }
+
+    fn known(&self, endpoint: Endpoint) -> Result<Known, ApiError> {
+        let relay = self.relay(endpoint)?;
+        let newer = end_user("safety_identifier", self.field("safety_identifier")?)?;
+        let tier: Option<Tier> = self.field("service_tier")?;
+        let limit: Option<u32> = self.field("max_completion_tokens")?;
+        let limit = limit.or(self.field("max_tokens")?);
+        // Of these the worker makes as many, and gives the best.
+        let best_of: Option<u32> = self.field("best_of")?;
+        let prompts = self.prompts(endpoint)?;
+        let each = choices(self.field("n")?, prompts)?;
+        let each = choices(best_of, prompts)?.max(each);
+        let request = Generate {
+            choices: each.saturating_mul(u32::try_from(prompts).unwrap_or(u32::MAX)),
+            max_tokens: limit,
+            relay: Some(relay),
+            ..Generate::default()
+        };
+        Ok(Known {
+            request,
+            class: tier.and_then(Tier::class),
+            end_user: newer.or(end_user("user", self.field("user")?)?),
+        })
+    }
+
+    /// How many prompts there are.
+    fn prompts(&self, endpoint: Endpoint) -> Result<usize, ApiError> {
+        let name = match endpoint {
+            Endpoint::Chat => "messages",
+            Endpoint::Completions | Endpoint::Embeddings => "prompt",
+        };
+        let Prompts(count) = self
+            .field(name)?
+            .ok_or_else(|| ApiError::invalid(Some(name), &format!("missing field `{name}`")))?;
+        match endpoint {
+            Endpoint::Chat => Ok(1),
+            _ if count == 0 => Err(ApiError::invalid(Some(name), "there is no prompt")),
+            _ => Ok(count),
+        }
+    }
+}
+
+/// Answers a request by workers that speak its own words.
+pub(super) async fn answer(
+    api: &Api,
+    asked: Asked,
+    endpoint: Endpoint,
+    peeked: &Peeked,
+) -> Result<Response, ApiError> {
+    let known = peeked.known(endpoint)?;
+    let streams = known.request.relay.as_ref().is_some_and(|relay| relay.streams);
+    let ask = Ask {
+        class: asked.class(known.class),
+        ..asked.ask(endpoint, &peeked.model, known.end_user, known.request)
+    };
+    let (served, meter) = api.gateway.generate(ask).await?;
+    let response = if streams {
+        streamed(meter, Never)
+    } else {
+        whole_relayed(meter).await?
+    };
+    Ok(with_headers(response, &served))
+}
+
+/// A relayed answer has its shape already.
+struct Never;
+
+impl super::answer::Shape for Never {
+    type Chunk = ();
+
+    fn first(&self, _: u32) -> Option<()> {
+        None
+    }
+    fn delta(&mut self, _: crate::types::Delta) {}
+    fn finish(&self, _: u32, _: crate::types::Finish) {}
+    fn usage(&self, _: crate::types::Usage) -> Option<()> {
+        None
+    }
+}
+
+/// The fields of an object, in their order.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl<'de> Visitor<'de> for Read {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut fields, mut names) = (Vec::with_capacity(8), HashSet::new());
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// How many prompts a value holds: a text is one, a list of numbers is one, any other list has its length.
+struct Prompts(usize);
+
+impl<'de> Deserialize<'de> for Prompts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Element {
+            #[expect(dead_code, reason = "only that it is one counts")]
+            Number(u64),
+            Other(IgnoredAny),
+        }
+
+        impl<'de> Visitor<'de> for Count {
+            type Value = Prompts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list")
+            }
+
+            fn visit_str<E: Error>(self, _: &str) -> Result<Prompts, E> {
+                Ok(Prompts(1))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Prompts, A::Error> {
+                let mut count = 0_usize;
+                let mut numbers = true;
+                while let Some(element) = list.next_element::<Element>()? {
+                    count = count.saturating_add(1);
+                    numbers &= matches!(element, Element::Number(_));
+                }
+                Ok(Prompts(if numbers { count.min(1) } else { count }))
+            }
+        }
+
+        deserializer.deserialize_any(Count)
+    }
+}

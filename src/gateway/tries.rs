@@ -1,0 +1,224 @@
+//! One request's attempts: on which plan, past which workers, and when to give up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Ask, Error, Gateway, Served};
+use crate::metering::{self, Flight};
+use crate::router::Router;
+use crate::scheduler::{self, Need, Slot};
+use crate::tenancy::Standing;
+use crate::types::{Failure, Flown, Kind, Measure, Plan, Reserved};
+
+/// How long a request stays away from workers that have said that they have enough; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The attempts of one request.
+pub(super) struct Tries {
+    kind: Kind,
+    /// The plan of the name that was asked for: its price and its name hold whoever serves.
+    asked: Plan,
+    plan: Plan,
+    /// Of the asked plan's fallbacks, those that were tried.
+    fallbacks: usize,
+    need: Need,
+    attempt: u32,
+    /// Attempts that may still be made on this plan.
+    left: u32,
+    reserved: Option<Box<dyn Reserved>>,
+    standing: Standing,
+    queued: Duration,
+}
+
+/// Why an attempt came to nothing, before the first event.
+pub(super) enum Failed {
+    /// There was no slot.
+    Slot(scheduler::Error),
+    /// The ledger has no room.
+    Ledger(metering::Error),
+    /// The worker failed.
+    Worker(Box<Flight>, Failure, Arc<str>),
+}
+
+impl From<scheduler::Error> for Failed {
+    fn from(error: scheduler::Error) -> Self {
+        Self::Slot(error)
+    }
+}
+
+impl From<metering::Error> for Failed {
+    fn from(error: metering::Error) -> Self {
+        Self::Ledger(error)
+    }
+}
+
+impl Tries {
+    pub(super) fn new<T>(
+        gateway: &Gateway,
+        ask: &Ask<T>,
+        plan: Plan,
+        kind: Kind,
+        (answers, measure): (u32, Measure),
+        (reserved, standing): (Box<dyn Reserved>, Standing),
+    ) -> Self {
+        let need = Need {
+            tenant: ask.access.caller.project.clone(),
+            class: ask.class,
+            weight: ask.access.weight(),
+            answers,
+            prompt_tokens: measure.prompt_tokens,
+            tokens: measure.prompt_tokens + measure.completion_tokens,
+            prefix: Vec::new(),
+            avoid: Vec::new(),
+        };
+        Self {
+            kind,
+            asked: plan.clone(),
+            plan,
+            fallbacks: 0,
+            need,
+            attempt: 0,
+            left: gateway.retries,
+            reserved: Some(reserved),
+            standing,
+            queued: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the request needs of the plan's pool. `prefix` is made only where there is a choice.
+    pub(super) fn need(&mut self, workers: usize, prefix: impl FnOnce(&Plan) -> Vec<u64>) -> Need {
+        if workers > 1 && self.need.prefix.is_empty() {
+            self.need.prefix = prefix(&self.plan);
+        }
+        self.need.clone()
+    }
+
+    /// The attempt that begins on this slot: what its client is told, what the ledger is, and what was reserved.
+    pub(super) fn begin<T>(
+        &mut self,
+        ask: &Ask<T>,
+        slot: &Slot,
+    ) -> (Served, Flown, Option<Box<dyn Reserved>>) {
+        self.attempt += 1;
+        self.queued += slot.queued();
+        let served = Served {
+            model: Arc::clone(&self.asked.model),
+            worker: slot.worker(),
+            queued: self.queued,
+            standing: self.standing.clone(),
+        };
+        let flown = Flown {
+            request: ask.request,
+            attempt: self.attempt,
+            caller: ask.access.caller.clone(),
+            end_user: ask.end_user.clone(),
+            model: Arc::clone(&self.asked.model),
+            revision: Arc::clone(&self.plan.revision),
+            worker: slot.worker(),
+            endpoint: ask.endpoint,
+            class: ask.class,
+            price: Arc::clone(&self.asked.price),
+            started: Timestamp::now(),
+        };
+        (served, flown, self.reserved.take())
+    }
+
+    /// Makes ready for the next attempt: on another worker, on the same one where it only was busy, or on the next
+    /// fallback.
+    ///
+    /// # Errors
+    /// There is nothing left to try: why the last attempt failed.
+    pub(super) async fn again(
+        &mut self,
+        router: &Router,
+        workers: usize,
+        failed: Failed,
+    ) -> Result<(), Error> {
+        let (flight, failure, worker) = match failed {
+            Failed::Ledger(error) => return Err(error.into()),
+            Failed::Slot(error) if self.falls_back(router) => {
+                tracing::info!(model = &*self.plan.model, %error, "falls back");
+                return Ok(());
+            }
+            Failed::Slot(error) => return Err(error.into()),
+            Failed::Worker(flight, failure, worker) => (flight, failure, worker),
+        };
+        if !self.may_try_again(&failure, &worker, workers) && !self.falls_back_from(router, &failure)
+        {
+            let mut flight = flight;
+            return Err(flight.fail(failure).await.into());
+        }
+        tracing::warn!(worker = &*worker, error = %Told(&failure), "an attempt failed, and another one follows");
+        self.reserved = flight.give_up(&failure);
+        if matches!(failure, Failure::Busy) {
+            tokio::time::sleep(FIRST_PAUSE * (1 << self.attempt.min(6))).await;
+        }
+        Ok(())
+    }
+
+    fn may_try_again(&mut self, failure: &Failure, worker: &Arc<str>, workers: usize) -> bool {
+        if self.left == 0 || !retryable(failure) {
+            return false;
+        }
+        let busy = matches!(failure, Failure::Busy);
+        if !self.need.avoid.contains(worker) && workers > 1 {
+            self.need.avoid.push(Arc::clone(worker));
+        }
+        let another = self.need.avoid.len() < workers;
+        if busy || another {
+            self.left -= 1;
+            // Where all have failed on it, none is better than another.
+            if !another {
+                self.need.avoid.clear();
+            }
+        }
+        busy || another
+    }
+
+    fn falls_back_from(&mut self, router: &Router, failure: &Failure) -> bool {
+        retryable(failure) && self.falls_back(router)
+    }
+
+    /// Goes over to the next fallback that can be resolved.
+    fn falls_back(&mut self, router: &Router) -> bool {
+        while let Some(name) = self.asked.fallbacks.get(self.fallbacks) {
+            self.fallbacks += 1;
+            if let Ok(plan) = router.resolve(name, self.kind) {
+                self.plan = plan;
+                self.need.avoid.clear();
+                self.need.prefix.clear();
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whether another worker may do better.
+fn retryable(failure: &Failure) -> bool {
+    match failure {
+        Failure::Busy | Failure::NotReady(_) | Failure::Broken(_) => true,
+        Failure::Invalid { .. } | Failure::ContextLength { .. } | Failure::Refused { .. } => false,
+    }
+}
+
+/// A failure for the log, without the words of a worker that may quote the request.
+struct Told<'a>(&'a Failure);
+
+impl std::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Failure::Busy => f.write_str("busy"),
+            Failure::NotReady(reason) | Failure::Broken(reason) => f.write_str(reason),
+            Failure::Invalid { .. } | Failure::ContextLength { .. } | Failure::Refused { .. } => {
+                f.write_str("refused")
+            }
+        }
+    }
+}

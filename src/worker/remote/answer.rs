@@ -1,0 +1,279 @@
+//! An answer as it comes from a worker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use super::Timeouts;
+use super::chunk::{Chunk, whole};
+use super::frames::Frames;
+use crate::types::{Count, Event, Events, Failure, Progress, Usage};
+
+/// A whole answer longer than this is a fault of the worker.
+const LONGEST_BODY: usize = 64 << 20;
+
+/// What an answer can be held against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Bytes of the request.
+    pub(super) request_bytes: usize,
+    /// Choices that were asked for.
+    pub(super) answers: u32,
+    /// Tokens that one of them may have.
+    pub(super) max_tokens: Option<u32>,
+}
+
+/// Tokens that templates, tools and pictures may add to a prompt.
+const BESIDE_THE_TEXT: u32 = 65_536;
+
+impl Bounds {
+    /// Whether a worker may have counted so. What it says is billed, so what can't be is not taken for true.
+    fn allow(&self, told: Count, seen: u32) -> bool {
+        let bytes = u32::try_from(self.request_bytes).unwrap_or(u32::MAX);
+        let prompt = bytes.saturating_add(BESIDE_THE_TEXT);
+        let most = self.max_tokens.map(|each| each.saturating_mul(self.answers));
+        told.prompt_tokens <= prompt
+            && told.cached_tokens <= told.prompt_tokens
+            && most.is_none_or(|most| told.completion_tokens <= most)
+            && (told.completion_tokens > 0 || seen == 0)
+    }
+
+    /// Brings the count to what the worker says, where that may be.
+    fn take(&self, progress: &Progress, told: Option<Count>, seen: u32) -> bool {
+        match told {
+            Some(told) if self.allow(told, seen) => {
+                progress.guess(false);
+                progress.tell(told)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn usage(progress: &Progress) -> Usage {
+    let count = progress.read();
+    Usage {
+        prompt_tokens: count.prompt_tokens,
+        cached_tokens: count.cached_tokens,
+        completion_tokens: count.completion_tokens,
+    }
+}
+
+/// Reads a whole answer.
+pub(super) async fn read_whole(
+    body: Incoming,
+    asked: &str,
+    bounds: Bounds,
+    progress: &Progress,
+) -> Result<Events, Failure> {
+    let body = Limited::new(body, LONGEST_BODY).collect().await;
+    let body = body.map_err(|_| Failure::Broken("its answer broke off".into()))?;
+    let (body, told) = whole(&body.to_bytes(), asked)?;
+    if !bounds.take(progress, told, 0) {
+        // English has about four bytes a token.
+        let tokens = u32::try_from(body.len() / 4).unwrap_or(u32::MAX);
+        progress.advance_by(tokens.max(1));
+    }
+    let events = [
+        Event::Relay {
+            frames: body.into(),
+            ends: true,
+        },
+        Event::End {
+            usage: usage(progress),
+        },
+    ];
+    Ok(Box::pin(stream::iter(events.map(Ok))))
+}
+
+/// A stream that is being read.
+pub(super) struct Reading {
+    body: Incoming,
+    frames: Frames,
+    asked: String,
+    shows_usage: bool,
+    bounds: Bounds,
+    progress: Arc<Progress>,
+    timeouts: Timeouts,
+    dispatched: Instant,
+    /// Frames that held something that was generated.
+    tokens: u32,
+    /// Choices that have ended.
+    ended: usize,
+    /// What the worker said last of what was used.
+    told: Option<Count>,
+    /// Frames on their way to the client: they wait for the first token, since until then another worker may do it all.
+    out: BytesMut,
+    /// Frames that tell of an end.
+    tail: BytesMut,
+    ready: VecDeque<Result<Event, Failure>>,
+    over: bool,
+}
+
+impl Reading {
+    pub(super) fn new(
+        body: Incoming,
+        asked: String,
+        shows_usage: bool,
+        bounds: Bounds,
+        progress: Arc<Progress>,
+        timeouts: Timeouts,
+        dispatched: Instant,
+    ) -> Self {
+        Self {
+            body,
+            frames: Frames::default(),
+            asked,
+            shows_usage,
+            bounds,
+            progress,
+            timeouts,
+            dispatched,
+            tokens: 0,
+            ended: 0,
+            told: None,
+            out: BytesMut::new(),
+            tail: BytesMut::new(),
+            ready: VecDeque::new(),
+            over: false,
+        }
+    }
+
+    pub(super) fn events(self) -> Events {
+        Box::pin(stream::unfold(self, async |mut reading| {
+            let event = reading.next().await?;
+            Some((event, reading))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Result<Event, Failure>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            match self.read().await {
+                Ok(Some(bytes)) => self.take(&bytes),
+                Ok(None) => self.end_of_body(),
+                Err(failure) => self.fail(failure),
+            }
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn read(&mut self) -> Result<Option<Bytes>, Failure> {
+        let late = |what: &str| Failure::Broken(format!("{what} did not come in time"));
+        let age = self.dispatched.elapsed();
+        let whole = self.timeouts.answer.saturating_sub(age);
+        let (wait, what) = if self.tokens == 0 {
+            let first = self.timeouts.first_token.saturating_sub(age);
+            (first.min(whole), "its first token")
+        } else {
+            (self.timeouts.idle.min(whole), "its next token")
+        };
+        loop {
+            let frame = tokio::time::timeout(wait, self.body.frame()).await;
+            match frame.map_err(|_| late(what))? {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Some(Err(_)) => return Err(Failure::Broken("its answer broke off".into())),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        if self.frames.push(bytes).is_err() {
+            return self.fail(Failure::Broken("it sent a frame without end".into()));
+        }
+        while !self.over
+            && let Some(data) = self.frames.next()
+        {
+            if data.as_ref() == b"[DONE]" {
+                self.end();
+            } else if let Err(failure) = self.chunk(&data) {
+                self.fail(failure);
+            }
+        }
+        if self.tokens > 0 {
+            self.flush();
+        }
+    }
+
+    fn chunk(&mut self, data: &[u8]) -> Result<(), Failure> {
+        let chunk = Chunk::read(data, &self.asked, self.shows_usage)?;
+        if chunk.has_token {
+            self.tokens += 1;
+            self.progress.advance();
+        }
+        if let Some(told) = chunk.usage {
+            self.told = Some(told);
+            if !chunk.is_usage && self.bounds.take(&self.progress, Some(told), self.tokens) {
+                // So far; what comes later is told later.
+            }
+        }
+        self.ended += chunk.ends;
+        if chunk.is_usage && !self.shows_usage {
+            return Ok(());
+        }
+        let to = if chunk.ends > 0 || chunk.is_usage {
+            &mut self.tail
+        } else {
+            &mut self.out
+        };
+        for part in [b"data: ".as_slice(), &chunk.json, b"\n\n"] {
+            to.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if !self.out.is_empty() {
+            let frames = self.out.split().freeze();
+            self.ready.push_back(Ok(Event::Relay {
+                frames,
+                ends: false,
+            }));
+        }
+    }
+
+    fn end(&mut self) {
+        self.over = true;
+        self.bounds.take(&self.progress, self.told, self.tokens);
+        self.flush();
+        self.tail.extend_from_slice(b"data: [DONE]\n\n");
+        let frames = self.tail.split().freeze();
+        let usage = usage(&self.progress);
+        let last = [Event::Relay { frames, ends: true }, Event::End { usage }];
+        self.ready.extend(last.map(Ok));
+    }
+
+    /// Some servers close where others say `[DONE]`.
+    fn end_of_body(&mut self) {
+        if self.ended >= self.bounds.answers as usize {
+            self.end();
+        } else {
+            self.fail(Failure::Broken("its answer has no end".into()));
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.over = true;
+        self.ready.push_back(Err(failure));
+    }
+}
+
+/// What is left of a time that began then.
+pub(super) fn left(of: Duration, since: Instant) -> Duration {
+    of.saturating_sub(since.elapsed())
+}

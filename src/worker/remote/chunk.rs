@@ -1,0 +1,315 @@
+//! What stands in a frame or a body, as far as the gateway has to know or to change it. The rest goes on byte by byte.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::types::{Count, Failure};
+
+/// The fields of a chunk or of a whole answer that are looked at.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    choices: Option<&'a RawValue>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow)]
+    finish_reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+/// Whatever of it holds something was generated.
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    function_call: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage {
+    prompt_tokens: u32,
+    #[serde(default)]
+    completion_tokens: u32,
+    #[serde(default)]
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    #[serde(default)]
+    cached_tokens: Option<u32>,
+}
+
+/// A frame of a stream, as the client is to see it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Chunk {
+    /// Its JSON.
+    pub(super) json: Vec<u8>,
+    /// Something was generated.
+    pub(super) has_token: bool,
+    /// Choices that it ends.
+    pub(super) ends: usize,
+    /// It holds no choice: it is there for the usage alone.
+    pub(super) is_usage: bool,
+    /// What the worker says was used until now.
+    pub(super) usage: Option<Count>,
+}
+
+impl Chunk {
+    /// Reads a frame. Its model gets the name that the client asked for, a JSON text; what was used is
+    /// left out unless it is to be shown.
+    ///
+    /// # Errors
+    /// It is no JSON object, or tells of an error.
+    pub(super) fn read(data: &[u8], asked: &str, shows_usage: bool) -> Result<Self, Failure> {
+        let parts = parts(data)?;
+        let choices: Vec<Choice<'_>> = match parts.choices {
+            Some(choices) => {
+                serde_json::from_str(choices.get()).map_err(|_| garbled("its choices"))?
+            }
+            None => Vec::new(),
+        };
+        let is_usage = choices.is_empty() && parts.usage.is_some_and(|usage| usage.get() != "null");
+        let mut changes = Changes::new(data);
+        if let Some(model) = parts.model {
+            changes.replace(model, asked);
+        }
+        let shown = shows_usage && is_usage;
+        if let Some(usage) = parts.usage.filter(|_| !shown) {
+            changes.remove("usage", usage);
+        }
+        Ok(Self {
+            json: changes.apply(),
+            has_token: choices.iter().any(Choice::has_token),
+            ends: choices
+                .iter()
+                .filter(|choice| choice.finish_reason.is_some())
+                .count(),
+            is_usage,
+            usage: parts.usage.and_then(count),
+        })
+    }
+}
+
+/// A whole answer as the client is to see it, and what it took.
+pub(super) fn whole(body: &[u8], asked: &str) -> Result<(Vec<u8>, Option<Count>), Failure> {
+    let parts = parts(body)?;
+    if parts.choices.is_none() {
+        return Err(garbled("its answer, which has no choices"));
+    }
+    let mut changes = Changes::new(body);
+    if let Some(model) = parts.model {
+        changes.replace(model, asked);
+    }
+    Ok((changes.apply(), parts.usage.and_then(count)))
+}
+
+fn parts(data: &[u8]) -> Result<Parts<'_>, Failure> {
+    let parts: Parts<'_> = serde_json::from_slice(data).map_err(|_| garbled("no JSON object"))?;
+    match parts.error.filter(|error| error.get() != "null") {
+        Some(_) => Err(Failure::Broken("it told of an error".into())),
+        None => Ok(parts),
+    }
+}
+
+/// The worker's own words stay out of it: they may be the client's.
+fn garbled(what: &str) -> Failure {
+    Failure::Broken(format!("it sent what can't be read: {what}"))
+}
+
+fn count(usage: &RawValue) -> Option<Count> {
+    let usage: Option<WireUsage> = serde_json::from_str(usage.get()).ok()?;
+    let usage = usage?;
+    let details = usage.prompt_tokens_details;
+    Some(Count {
+        prompt_tokens: usage.prompt_tokens,
+        cached_tokens: details.and_then(|details| details.cached_tokens).unwrap_or(0),
+        completion_tokens: usage.completion_tokens,
+    })
+}
+
+impl Choice<'_> {
+    fn has_token(&self) -> bool {
+        let delta = self.delta.as_ref().is_some_and(|delta| {
+            [
+                delta.content,
+                delta.reasoning_content,
+                delta.reasoning,
+                delta.refusal,
+                delta.tool_calls,
+                delta.function_call,
+            ]
+            .into_iter()
+            .any(holds)
+        });
+        delta || holds(self.text)
+    }
+}
+
+fn holds(value: Option<&RawValue>) -> bool {
+    value.is_some_and(|value| !matches!(value.get(), "null" | "\"\"" | "[]"))
+}
+
+/// Changes of a JSON text at known places, the first place first.
+struct Changes<'a> {
+    text: &'a [u8],
+    changes: Vec<(usize, usize, &'a str)>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            changes: Vec::with_capacity(2),
+        }
+    }
+
+    /// Where a value stands that was read from the text.
+    fn place(&self, value: &RawValue) -> usize {
+        value.get().as_ptr().addr() - self.text.as_ptr().addr()
+    }
+
+    fn replace(&mut self, value: &RawValue, by: &'a str) {
+        let start = self.place(value);
+        self.changes.push((start, start + value.get().len(), by));
+    }
+
+    /// Takes a field out, and one of the commas beside it.
+    fn remove(&mut self, name: &str, value: &RawValue) {
+        let mut start = self.place(value);
+        let mut end = start + value.get().len();
+        let back = |from: usize| self.text[..from].trim_ascii_end().len();
+        // Over the colon and the name in its quotes.
+        start = back(back(start) - 1) - name.len() - 2;
+        let before = back(start);
+        if self.text[..before].ends_with(b",") {
+            start = before - 1;
+        } else {
+            let after = &self.text[end..];
+            let rest = after.trim_ascii_start();
+            if rest.starts_with(b",") {
+                end += after.len() - rest.len() + 1;
+            }
+        }
+        self.changes.push((start, end, ""));
+    }
+
+    fn apply(mut self) -> Vec<u8> {
+        self.changes.sort_unstable();
+        let mut out = Vec::with_capacity(self.text.len() + 64);
+        let mut from = 0;
+        for (start, end, by) in self.changes {
+            out.extend_from_slice(&self.text[from..start]);
+            out.extend_from_slice(by.as_bytes());
+            from = end;
+        }
+        out.extend_from_slice(&self.text[from..]);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str, shows_usage: bool) -> (String, Chunk) {
+        let chunk = Chunk::read(json.as_bytes(), "\"asked\"", shows_usage).unwrap();
+        let text = String::from_utf8(chunk.json.clone()).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        (text, chunk)
+    }
+
+    #[test]
+    fn the_model_is_named_as_it_was_asked_for_and_the_rest_goes_on_as_it_is() {
+        let (text, chunk) = read(
+            r#"{"id":"a","model" : "Org/Other","choices":[{"index":0,"delta":{"content":"\"model\":\"x\" 水"},"finish_reason":null}],"x":{"model":1}}"#,
+            false,
+        );
+        assert_eq!(
+            text,
+            r#"{"id":"a","model" : "asked","choices":[{"index":0,"delta":{"content":"\"model\":\"x\" 水"},"finish_reason":null}],"x":{"model":1}}"#
+        );
+        assert!(chunk.has_token && chunk.ends == 0 && !chunk.is_usage);
+    }
+
+    #[test]
+    fn usage_is_read_and_hidden() {
+        let count = Count {
+            prompt_tokens: 5,
+            cached_tokens: 4,
+            completion_tokens: 2,
+        };
+        let usage = r#"{"prompt_tokens":5,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}"#;
+        for (json, left) in [
+            (format!(r#"{{"usage" : {usage} , "choices":[]}}"#), r#"{ "choices":[]}"#),
+            (format!(r#"{{"choices":[] , "usage":{usage}}}"#), r#"{"choices":[] }"#),
+            (format!(r#"{{"choices":[],"usage":{usage},"x":1}}"#), r#"{"choices":[],"x":1}"#),
+            (format!(r#"{{"usage":{usage}}}"#), "{}"),
+        ] {
+            let (text, chunk) = read(&json, false);
+            assert_eq!((text.as_str(), chunk.usage), (left, Some(count)));
+            assert!(chunk.is_usage);
+            assert_eq!(read(&json, true).0, json);
+        }
+    }
+
+    #[test]
+    fn a_usage_within_the_stream_is_hidden_from_who_asked_for_it_at_the_end() {
+        let json = r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#;
+        let (text, chunk) = read(json, true);
+        assert_eq!(text, r#"{"choices":[{"delta":{"content":"a"}}]}"#);
+        assert_eq!(chunk.usage.unwrap().completion_tokens, 2);
+    }
+
+    #[test]
+    fn what_no_token_was_spent_on_is_known() {
+        for (json, has_token, ends) in [
+            (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, false, 0),
+            (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, false, 1),
+            (r#"{"choices":[{"delta":{"tool_calls":[{}]}},{"text":"x","finish_reason":"length"}]}"#, true, 1),
+            (r#"{"choices":[{"text":"","finish_reason":null}]}"#, false, 0),
+        ] {
+            let chunk = read(json, false).1;
+            assert_eq!((chunk.has_token, chunk.ends), (has_token, ends), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_usage_that_is_none_counts_as_none() {
+        for usage in ["null", "7", r#"{"prompt_tokens":-1}"#, r#"{"prompt_tokens":99999999999}"#] {
+            let json = format!(r#"{{"choices":[{{"text":"x"}}],"usage":{usage}}}"#);
+            assert_eq!(read(&json, false).1.usage, None, "{usage}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_chunk_breaks_the_answer() {
+        for data in ["", "x", "[]", "{\"choices\":7}", "{\"error\":{\"message\":\"secret\"}}", "{\"model\":1,\"model\":2}"] {
+            let failure = Chunk::read(data.as_bytes(), "\"asked\"", false).unwrap_err();
+            assert!(matches!(failure, Failure::Broken(_)));
+            assert!(!failure.to_string().contains("secret"));
+        }
+    }
+}

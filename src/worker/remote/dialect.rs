@@ -1,0 +1,60 @@
+//! Where servers of OpenAI's API differ, in one table.
+
+use crate::types::Dialect;
+
+/// What is to be known of one kind of server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Traits {
+    /// A GET that is answered with 200 when the server can be asked.
+    pub(super) health: &'static str,
+    /// Any answer to it but 5xx will do: it is no health check, but all that there is.
+    pub(super) health_is_lenient: bool,
+    /// Of its Prometheus metrics, those whose sum is the number of requests that wait inside it.
+    pub(super) waiting: &'static [&'static str],
+    /// It can tell in each frame of a stream what was used until then.
+    pub(super) continuous_usage: bool,
+    /// It keeps prompts' states apart by this field's value.
+    pub(super) cache_salt: Option<&'static str>,
+}
+
+const PLAIN: Traits = Traits {
+    health: "/health",
+    health_is_lenient: false,
+    waiting: &[],
+    continuous_usage: false,
+    cache_salt: None,
+};
+
+/// By the kind of server.
+pub(super) fn traits(dialect: Dialect) -> Traits {
+    match dialect {
+        Dialect::Openai => Traits {
+            health: "/v1/models",
+            health_is_lenient: true,
+            ..PLAIN
+        },
+        Dialect::Vllm => Traits {
+            waiting: &["vllm:num_requests_waiting"],
+            continuous_usage: true,
+            cache_salt: Some("cache_salt"),
+            ..PLAIN
+        },
+        Dialect::Sglang => Traits {
+            waiting: &["sglang:num_queue_reqs"],
+            ..PLAIN
+        },
+        Dialect::Tgi => Traits {
+            waiting: &["tgi_queue_size"],
+            ..PLAIN
+        },
+        Dialect::LlamaServer => Traits {
+            waiting: &["llamacpp:requests_deferred"],
+            ..PLAIN
+        },
+        Dialect::Forebay => Traits {
+            health: "/ready",
+            waiting: &["forebay_queue_depth"],
+            ..PLAIN
+        },
+    }
+}

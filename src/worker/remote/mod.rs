@@ -1,0 +1,233 @@
+//! Any server of OpenAI's API as a worker. What the client said is passed on as it is, and so is the answer: of both
+//! only what the gateway has to know is read, and only what is its own to say is changed.
+
+mod answer;
+mod body;
+mod chunk;
+mod client;
+mod dialect;
+mod discover;
+mod embed;
+mod frames;
+mod probe;
+mod refusal;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::Uri;
+use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use discover::{Change, Discovery};
+
+use super::{Health, Worker};
+use crate::types::{
+    Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay,
+};
+use answer::{Bounds, Reading, read_whole};
+use client::{Client, Error};
+use dialect::{Traits, traits};
+use probe::Status;
+
+/// What a worker whose capacity nobody said is given at first, and at most.
+const FIRST_CAPACITY: u32 = 8;
+const MOST_CAPACITY: u32 = 4096;
+
+/// Where a worker is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its name.
+    pub name: String,
+    /// Its URL, without `/v1`.
+    pub url: Uri,
+    /// The address that is called, where the URL's host has several.
+    pub address: Option<SocketAddr>,
+    /// What it is.
+    pub dialect: Dialect,
+    /// Requests that it runs at once; learned, where it isn't said.
+    pub slots: Option<u32>,
+    /// What it wants to see as `Authorization: Bearer`.
+    pub api_key: Option<String>,
+    /// Speak HTTP/2 without TLS.
+    pub http2: bool,
+    /// Files for https.
+    pub tls: Tls,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
+    /// How often its health is asked for.
+    pub probe: Duration,
+    /// Where its metrics are, if not at `/metrics`.
+    pub metrics_url: Option<Uri>,
+}
+
+/// PEM files for https.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// Who signed the worker's certificate.
+    pub ca: Option<PathBuf>,
+    /// The gateway's own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// How long a worker is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the first token of a stream.
+    pub first_token: Duration,
+    /// For the next bytes of a stream.
+    pub idle: Duration,
+    /// For a whole answer.
+    pub answer: Duration,
+}
+
+/// A remote worker. Dropped, it is no longer asked how it is.
+pub struct Remote {
+    name: String,
+    slots: Option<u32>,
+    client: Arc<Client>,
+    traits: Traits,
+    timeouts: Timeouts,
+    status: Arc<Status>,
+    _probing: DropGuard,
+}
+
+impl Remote {
+    /// Starts to look after it; it can be asked once it has said that it is well. Needs a runtime.
+    ///
+    /// # Errors
+    /// A file or a key can't be used.
+    pub fn start(options: Options) -> Result<Self, String> {
+        let client = Arc::new(Client::new(&options)?);
+        let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
+        let traits = traits(options.dialect);
+        tokio::spawn(probe::run(
+            options.name.clone(),
+            Arc::clone(&client),
+            traits,
+            options.metrics_url,
+            options.probe,
+            Arc::clone(&status),
+            stop.clone(),
+        ));
+        Ok(Self {
+            name: options.name,
+            slots: options.slots,
+            client,
+            traits,
+            timeouts: options.timeouts,
+            status,
+            _probing: stop.drop_guard(),
+        })
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        wait: Duration,
+        progress: &Progress,
+    ) -> Result<http::Response<Incoming>, Failure> {
+        let response = tokio::time::timeout(wait, self.client.post(path, body)).await;
+        let response = match response {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                if matches!(error, Error::Connect) {
+                    // It has not even seen the prompt.
+                    progress.tell(crate::types::Count::default());
+                }
+                return Err(Failure::Broken(error.to_string()));
+            }
+            Err(_) => return Err(Failure::Broken("it did not answer in time".into())),
+        };
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal::read(response).await)
+        }
+    }
+
+    async fn relay(
+        &self,
+        job: &Job,
+        relay: &Relay,
+        progress: Arc<Progress>,
+    ) -> Result<Events, Failure> {
+        let body = body::outgoing(job, relay, &self.traits);
+        let bounds = Bounds {
+            request_bytes: body.len(),
+            answers: job.request.answers(),
+            max_tokens: job.request.max_tokens,
+        };
+        // Until the worker says how many there are; English has about four bytes a token.
+        progress.guess(true);
+        progress.start(u32::try_from(relay.body.len() / 4).unwrap_or(u32::MAX));
+        let asked = String::from_utf8_lossy(&body::text(&job.asked)).into_owned();
+        let (dispatched, limit) = (Instant::now(), self.timeouts.answer);
+        let path = relay.endpoint.path();
+        if relay.streams {
+            let wait = self.timeouts.first_token.min(limit);
+            let response = self.send(path, body, wait, &progress).await?;
+            let reading = Reading::new(
+                response.into_body(),
+                asked,
+                relay.include_usage,
+                bounds,
+                progress,
+                self.timeouts,
+                dispatched,
+            );
+            return Ok(reading.events());
+        }
+        let response = self.send(path, body, limit, &progress).await?;
+        let reading = read_whole(response.into_body(), &asked, bounds, &progress);
+        tokio::time::timeout(answer::left(limit, dispatched), reading)
+            .await
+            .unwrap_or_else(|_| Err(Failure::Broken("its answer did not come in time".into())))
+    }
+}
+
+#[async_trait]
+impl Worker for Remote {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capacity(&self) -> usize {
+        self.slots.unwrap_or(FIRST_CAPACITY) as usize
+    }
+
+    fn learns_up_to(&self) -> Option<u32> {
+        self.slots.is_none().then_some(MOST_CAPACITY)
+    }
+
+    fn is_replaceable(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> Health {
+        self.status.health()
+    }
+
+    fn waiting(&self) -> u32 {
+        self.status.waiting()
+    }
+
+    async fn generate(&self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
+        match &job.request.relay {
+            Some(relay) => self.relay(&job, relay, progress).await,
+            None => Err(Failure::Broken(
+                "a remote worker was given a request without its own words".into(),
+            )),
+        }
+    }
+
+    async fn embed(&self, job: EmbedJob, progress: Arc<Progress>) -> Result<Embedded, Failure> {
+        self.embeddings(&job, &progress).await
+    }
+}

@@ -1,0 +1,240 @@
+//! Remote workers, scripted: what goes to them, what comes back, and what is booked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use loadtest::upstream::{Fault, Pace, Script, Upstream, UsageKind};
+use serde_json::{Value, json};
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::harness::{Joined, KEY, Server};
+
+pub(crate) const MODEL: &str = "big";
+
+/// A config of remote workers that serve [`MODEL`].
+pub(crate) fn config(workers: &[&Upstream], each: &str, more: &str) -> PathBuf {
+    let mut text = "[tenancy]\nbootstrap_key = \"fb-local\"\n".to_owned();
+    for (number, upstream) in workers.iter().enumerate() {
+        let url = upstream.url();
+        text += &format!(
+            "[[worker]]\nname = \"w{number}\"\nengine = \"remote\"\nurl = \"{url}\"\nmodels = [\"{MODEL}\"]\nprobe_ms = 200\n{each}\n"
+        );
+    }
+    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(file.path(), text + more).unwrap();
+    file.keep().unwrap().1
+}
+
+pub(crate) async fn gateway(workers: &[&Upstream], each: &str, more: &str) -> Server {
+    Server::start_on(config(workers, each, more), &[]).await
+}
+
+pub(crate) fn ask() -> Value {
+    json!({"model": MODEL, "messages": [{"role": "user", "content": "Where does the water go?"}]})
+}
+
+fn streaming() -> Value {
+    let mut body = ask();
+    body["stream"] = json!(true);
+    body
+}
+
+pub(crate) async fn post(server: &Server, body: &Value) -> (u16, String) {
+    let answer = server.post("/v1/chat/completions", body).send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, answer.text().await.unwrap_or_default())
+}
+
+/// A row of the ledger: attempt, worker, state, source, tokens of the answer, amount.
+pub(crate) type Row = (i64, String, String, String, i64, i64);
+
+pub(crate) async fn rows(server: &Server) -> Vec<Row> {
+    let query = "SELECT attempt, worker, state, source, completion_tokens, amount_pico FROM charge
+                 ORDER BY started_ms, attempt";
+    let options = SqliteConnectOptions::new().filename(server.store()).read_only(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    let rows = sqlx::query_as(query).fetch_all(&pool).await.unwrap();
+    pool.close().await;
+    rows
+}
+
+#[tokio::test]
+async fn the_body_goes_on_as_it_is_and_the_answer_comes_back_as_it_is() {
+    let upstream = Upstream::start(Script::words(5), 0).await.unwrap();
+    let server = gateway(
+        &[&upstream],
+        "",
+        &format!("[[model]]\nname = \"legal\"\nbase = \"{MODEL}\"\nprice = {{ completion = \"1\" }}\n"),
+    )
+    .await;
+    let body = json!({
+        "model": "legal", "messages": [{"role": "user", "content": [{"type": "text", "text": "水 \u{1f30a}"}]}],
+        "guided_regex": "a+", "priority": -5, "cache_salt": "x", "temperature": 0.25, "user": "ann"
+    });
+    let answer = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["x-forebay-served-by"], "w0");
+    assert!(answer.headers().contains_key("x-forebay-queue-ms"));
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["model"], "legal");
+    assert_eq!(answer["choices"][0]["message"]["content"], "w0 w1 w2 w3 w4 ");
+    let seen = upstream.seen().remove(0);
+    assert_eq!(seen.path, "/v1/chat/completions");
+    let mut expected = body.clone();
+    for ours in ["priority", "cache_salt"] {
+        expected.as_object_mut().unwrap().remove(ours);
+    }
+    expected["model"] = json!(MODEL);
+    assert_eq!(seen.body, expected);
+    // The client's key and headers stay here.
+    assert!(!format!("{:?}", seen.headers).contains(KEY), "{:?}", seen.headers);
+    assert!(seen.headers.iter().all(|(name, _)| name != "authorization"));
+    let usage = server.billed("legal");
+    assert_eq!(usage[0], 1);
+    assert_eq!(usage[1], answer["usage"]["prompt_tokens"].as_u64().unwrap());
+    assert_eq!(usage[2], 5);
+}
+
+#[tokio::test]
+async fn usage_is_asked_for_booked_and_hidden() {
+    let upstream = Upstream::start(Script::words(5), 0).await.unwrap();
+    let server = gateway(&[&upstream], "", "").await;
+    let (status, text) = post(&server, &streaming()).await;
+    assert_eq!(status, 200);
+    assert!(!text.contains("usage"), "{text}");
+    let joined = Joined::read(&text);
+    assert_eq!((joined.text.as_str(), joined.done), ("w0 w1 w2 w3 w4 ", true));
+    assert_eq!(joined.finish, "stop");
+    let mut body = streaming();
+    body["stream_options"] = json!({"include_usage": true});
+    let (_, text) = post(&server, &body).await;
+    let joined = Joined::read(&text);
+    assert_eq!(joined.usage["completion_tokens"], 5);
+    assert!(joined.done);
+    assert!(upstream.seen().iter().all(|seen| seen.body["stream_options"]["include_usage"] == true));
+    assert_eq!(server.billed(MODEL)[2], 10);
+}
+
+#[tokio::test]
+async fn who_tells_no_usage_or_one_that_can_not_be_is_counted() {
+    let upstream = Upstream::start(Script::words(7), 0).await.unwrap();
+    let server = gateway(&[&upstream], "", "").await;
+    for usage in [UsageKind::Never, UsageKind::Wrong, UsageKind::Asked] {
+        upstream.change(|script| script.usage = usage);
+        assert_eq!(post(&server, &streaming()).await.0, 200);
+        assert_eq!(post(&server, &ask()).await.0, 200);
+    }
+    let sources: Vec<_> = rows(&server).await.into_iter().map(|row| row.3).collect();
+    assert_eq!(sources, ["counted", "counted", "counted", "counted", "engine", "engine"]);
+    let streamed: Vec<_> = rows(&server).await.into_iter().step_by(2).map(|row| row.4).collect();
+    assert_eq!(streamed, [7, 7, 7]);
+}
+
+#[tokio::test]
+async fn a_stream_of_chinese_and_emoji_is_whole_wherever_it_is_cut() {
+    let pieces = ["水", "力", "发电🌊", "\u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467}", " \"\\\n", "終"];
+    let mut script = Script::words(0);
+    script.pieces = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+    let upstream = Upstream::start(script.clone(), 0).await.unwrap();
+    let server = gateway(&[&upstream], "slots = 64", "").await;
+    let whole = reqwest::Client::new()
+        .post(format!("{}/v1/chat/completions", upstream.url()))
+        .json(&streaming())
+        .send()
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap()
+        .len();
+    assert!(whole > 500);
+    for cut in 0..=whole + 100 {
+        upstream.change(|script| script.split_at = Some(cut));
+        let (status, text) = post(&server, &streaming()).await;
+        assert_eq!(status, 200);
+        let joined = Joined::read(&text);
+        assert_eq!((joined.text, joined.done), (script.text(), true), "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_frees_the_workers_slot() {
+    let pace = Pace::Steady {
+        first: Duration::from_millis(10),
+        gap: Duration::from_millis(20),
+    };
+    let upstream = Upstream::start(Script::words(10_000).at(pace), 0).await.unwrap();
+    let server = gateway(&[&upstream], "", "").await;
+    let answer = server.post("/v1/chat/completions", &streaming()).send().await.unwrap();
+    let mut body = answer.bytes_stream();
+    for _ in 0..10 {
+        body.next().await.unwrap().unwrap();
+    }
+    assert_eq!(upstream.running(), 1);
+    drop(body);
+    gone(&upstream).await;
+    // One that isn't streamed as well.
+    let body = ask();
+    let waits = post(&server, &body);
+    assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
+    gone(&upstream).await;
+    server.wait_for_metric("forebay_ledger_pending", 0.0, Duration::from_secs(1)).await;
+    let rows = rows(&server).await;
+    assert_eq!(rows.len(), 2);
+    assert!((9..30).contains(&rows[0].4), "{rows:?}");
+}
+
+async fn gone(upstream: &Upstream) {
+    for _ in 0..50 {
+        if upstream.running() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it still runs after a second");
+}
+
+#[tokio::test]
+async fn a_worker_s_refusal_is_the_client_s_to_read_and_costs_nothing() {
+    let upstream = Upstream::start(Script::words(5).with(Fault::Refuse(400)), 0).await.unwrap();
+    let server = gateway(&[&upstream], "", "").await;
+    let (status, text) = post(&server, &ask()).await;
+    assert_eq!(status, 400);
+    let error: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(error["error"]["message"], "told to refuse");
+    assert_eq!(error["error"]["type"], "invalid_request_error");
+    assert_eq!(upstream.started(), 1, "nobody else would have taken it either");
+    assert!(rows(&server).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_stands_twice_is_refused() {
+    let upstream = Upstream::start(Script::words(5), 0).await.unwrap();
+    let server = gateway(&[&upstream], "", "").await;
+    let answer = server
+        .client
+        .post(format!("{}/v1/chat/completions", server.url))
+        .bearer_auth(KEY)
+        .body("{\"model\":\"big\",\"messages\":[],\"x\":1,\"x\":2}")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 400);
+    assert!(answer.text().await.unwrap().contains("duplicate field `x`"));
+    assert_eq!(upstream.started(), 0);
+}
+
+#[tokio::test]
+async fn embeddings_come_from_a_remote_worker() {
+    let upstream = Upstream::start(Script::words(1), 0).await.unwrap();
+    let server = gateway(&[&upstream], "kind = \"embed\"", "").await;
+    let body = json!({"model": MODEL, "input": ["a", "b"], "encoding_format": "float"});
+    let answer = server.post("/v1/embeddings", &body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["data"][1]["index"], 1);
+    assert_eq!(answer["usage"]["prompt_tokens"], 6);
+    assert_eq!(server.billed(MODEL), [1, 6, 0]);
+}
