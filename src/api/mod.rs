@@ -25,7 +25,7 @@ use crate::gateway::Gateway;
 /// What handlers work with.
 pub struct Api {
     /// Where requests go.
-    pub gateway: Gateway,
+    pub gateway: Arc<Gateway>,
     /// When this process started: the `created` of its models.
     pub started: Timestamp,
 }

@@ -108,12 +108,13 @@ impl App {
             router: Router::new(config).map_err(anyhow::Error::msg)?,
             scheduler,
             retries: config.scheduler.retries,
+            hedge_after: config.scheduler.hedge_after_ms.map(Duration::from_millis),
             metering,
             metrics,
             store: Arc::clone(&store),
         };
         let api = Arc::new(Api {
-            gateway,
+            gateway: Arc::new(gateway),
             started: Timestamp::now(),
         });
         Ok(Self {

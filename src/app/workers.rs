@@ -19,7 +19,11 @@ use crate::worker::{
 pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Workers> {
     let mut workers = Workers::default();
     for worker in &config.workers {
-        let pools: Vec<Arc<str>> = worker.models().iter().map(|name| Arc::from(&**name)).collect();
+        let pools: Vec<Arc<str>> = worker
+            .models()
+            .iter()
+            .map(|name| Arc::from(&**name))
+            .collect();
         let about = || format!("worker {}", worker.name);
         match (worker.engine, worker.remote.discover) {
             (EngineKind::Remote, Some(Discover::Dns)) => {

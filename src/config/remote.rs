@@ -29,6 +29,9 @@ pub struct RemoteConfig {
     pub http2: bool,
     /// PEM files for https.
     pub tls: TlsConfig,
+    /// Where it fails in mid-stream, another worker of the same models goes on with the answer. For workers that run the very
+    /// same weights, all of them `vllm`, `sglang` or `llama-server`.
+    pub resume: bool,
     /// How long is waited for what.
     pub timeouts: TimeoutsConfig,
     /// How often its health is asked for, in milliseconds.
@@ -84,6 +87,7 @@ impl Default for RemoteConfig {
             api_key_env: None,
             http2: false,
             tls: TlsConfig::default(),
+            resume: false,
             timeouts: TimeoutsConfig::default(),
             probe_ms: 2_000,
             metrics_url: None,
@@ -108,7 +112,9 @@ impl RemoteConfig {
         let Some(url) = &self.url else {
             return Err("engine = \"remote\" needs a url".into());
         };
-        let uri: http::Uri = url.parse().map_err(|error| format!("url {url:?}: {error}"))?;
+        let uri: http::Uri = url
+            .parse()
+            .map_err(|error| format!("url {url:?}: {error}"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
             return Err(format!("url {url:?} must begin with http:// or https://"));
         }
@@ -117,6 +123,9 @@ impl RemoteConfig {
         }
         for model in &self.models {
             super::check_name("[[worker]] models", model)?;
+        }
+        if self.resume && !self.dialect.resumes() {
+            return Err("resume is for the dialects vllm, sglang and llama-server".into());
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err("tls.cert and tls.key go together".into());

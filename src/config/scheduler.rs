@@ -12,6 +12,9 @@ pub struct SchedulerConfig {
     pub queue_timeout_ms: u64,
     /// How many more times a request is tried on a model's workers, where one fails before the first token.
     pub retries: u32,
+    /// Where a stream's first token has not come after so many milliseconds, another worker is asked as well, if one has
+    /// room; the slower of the two is cancelled, and costs nothing. Never by default.
+    pub hedge_after_ms: Option<u64>,
     /// A request that waited that long counts as of the next higher class, in milliseconds.
     pub promote_after_ms: u64,
     /// A worker that joins, or answers again after it failed, has all of its places after this time, in milliseconds.
@@ -25,6 +28,7 @@ impl Default for SchedulerConfig {
             max_queue_per_project: None,
             queue_timeout_ms: 60_000,
             retries: 2,
+            hedge_after_ms: None,
             promote_after_ms: 30_000,
             slow_start_ms: 10_000,
         }

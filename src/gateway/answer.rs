@@ -1,29 +1,23 @@
-//! An answer under way, which may go on with another worker where its own fails.
-
-use std::sync::Arc;
-use std::time::Instant;
-
-use super::tries::Tries;
-use super::{Ask, Gateway};
+use super::resume::Resuming;
 use crate::metering::{Broke, Error, Meter};
-use crate::types::{Event, Failure, Generate, Resume};
+use crate::types::{Event, Failure};
 
 /// An answer under way, metered. Its last event comes only once the charge is on disk.
 ///
 /// Dropped before its end, it cancels the worker and books what was generated until then.
 pub struct Answer {
+    /// Gone after an error.
     meter: Option<Meter>,
+    /// Where another worker may go on with it.
     resuming: Option<Resuming>,
     delivers: bool,
 }
 
-/// What it takes to go on elsewhere.
-pub(super) struct Resuming {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) ask: Ask<Arc<Generate>>,
-    pub(super) tries: Tries,
-    /// The answer's text so far.
-    pub(super) text: String,
+impl From<Meter> for Answer {
+    /// One that nobody else could go on with.
+    fn from(meter: Meter) -> Self {
+        Self::new(meter, None)
+    }
 }
 
 impl Answer {
@@ -50,8 +44,7 @@ impl Answer {
     /// the charge could not be put on disk in time.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         loop {
-            let meter = self.meter.as_mut()?;
-            match meter.advance().await? {
+            let failure = match self.meter.as_mut()?.advance().await? {
                 Ok(event) => {
                     self.remember(&event);
                     return Some(Ok(event));
@@ -60,60 +53,39 @@ impl Answer {
                     self.meter = None;
                     return Some(Err(error));
                 }
-                Err(Broke::Worker(failure)) => {
-                    let meter = self.meter.take()?;
-                    match self.go_on(meter, failure).await {
-                        Ok(mut meter) => {
-                            if self.delivers {
-                                meter.delivers();
-                            }
-                            self.meter = Some(meter);
-                        }
-                        Err(error) => return Some(Err(error)),
-                    }
-                }
+                Err(Broke::Worker(failure)) => failure,
+            };
+            let meter = self.meter.take()?;
+            match self.go_on(meter, failure).await {
+                Ok(meter) => self.meter = Some(meter),
+                Err(error) => return Some(Err(error)),
+            }
+            if self.delivers {
+                self.delivers();
             }
         }
     }
 
     fn remember(&mut self, event: &Event) {
-        if let (Some(resuming), Event::Relay { text, .. }) = (&mut self.resuming, event) {
-            resuming.text.push_str(text);
-        }
-    }
-
-    async fn go_on(&mut self, meter: Meter, failure: Failure) -> Result<Meter, Error> {
-        let can = matches!(failure, Failure::Broken(_));
-        match &mut self.resuming {
-            Some(resuming) if can && !resuming.text.is_empty() => resuming.go_on(meter, failure).await,
-            _ => Err(meter.into_flight().fail(failure).await),
-        }
-    }
-}
-
-impl Resuming {
-    /// Another worker takes the text so far as the begin of its answer. What the one that failed had counted is carried over,
-    /// and paid once.
-    async fn go_on(&mut self, meter: Meter, failure: Failure) -> Result<Meter, Error> {
-        let flight = meter.into_flight();
-        let worker = Arc::clone(&flight.flown().worker);
-        let resume = Resume {
-            text: self.text.clone(),
-            tokens: flight.progress().read().completion_tokens,
+        let Some(resuming) = &mut self.resuming else {
+            return;
         };
-        let gateway = Arc::clone(&self.gateway);
-        let workers = gateway.scheduler.workers(self.tries.plan());
-        if !self.tries.may_resume(&worker, workers) {
-            let mut flight = flight;
-            return Err(flight.fail(failure).await);
+        match event {
+            Event::Relay {
+                text: Some(text), ..
+            } => resuming.remember(text),
+            // From here on nobody else could go on with it.
+            Event::Relay { text: None, .. } | Event::Delta(_) => self.resuming = None,
+            Event::Finish { .. } | Event::End { .. } => {}
         }
-        tracing::warn!(worker = &*worker, error = %failure.told(), "a stream goes on elsewhere");
-        self.tries.resume(flight, resume);
-        let _ = Instant::now();
-        let attempt = gateway.try_generate(&self.ask, &mut self.tries).await;
-        match attempt {
-            Ok((_, meter)) => Ok(meter),
-            Err(failed) => Err(failed.told().await),
+    }
+
+    async fn go_on(&mut self, meter: Meter, failure: Failure) -> Result<Meter, Error> {
+        match &mut self.resuming {
+            Some(resuming) if matches!(failure, Failure::Broken(_)) => {
+                resuming.go_on(meter, failure).await
+            }
+            _ => Err(meter.into_flight().fail(failure).await),
         }
     }
 }

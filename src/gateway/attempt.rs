@@ -24,7 +24,13 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn start(slot: Slot, job: Job, flight: Flight, served: Served, arrived: Instant) -> Self {
+    pub(super) fn start(
+        slot: Slot,
+        job: Job,
+        flight: Flight,
+        served: Served,
+        arrived: Instant,
+    ) -> Self {
         let progress = flight.progress();
         let first = async move {
             let mut events = slot.generate(job, progress).await?;
@@ -78,7 +84,11 @@ impl Attempt {
             }
             Err(failure) => {
                 let mut left = loser;
-                tracing::warn!(worker = &**winner.worker(), error = %failure.told(), "an attempt failed, and another one runs");
+                tracing::warn!(
+                    worker = &**winner.worker(),
+                    error = failure.told(),
+                    "an attempt failed, and another one runs"
+                );
                 left.take_over(winner, Outcome::Failed);
                 left.finish().await
             }
@@ -88,7 +98,7 @@ impl Attempt {
     /// The other one ends here, and what was reserved for it is now this one's.
     fn take_over(&mut self, other: Self, outcome: Outcome) {
         drop(other.first);
-        if let Some(reserved) = other.flight.give_up(outcome) {
+        if let Some(reserved) = other.flight.give_up(Some(outcome)) {
             self.flight.reserve(reserved);
         }
     }

@@ -1,20 +1,28 @@
 //! The way of a request, on one screen: resolve, reserve, admit, submit, meter. No HTTP.
 
+mod answer;
+mod attempt;
 mod prefix;
 mod reserve;
+mod resume;
 mod tries;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::metering::{self, Flight, Meter, Metering};
+pub use answer::Answer;
+
+use crate::metering::{self, Admission, Flight, Meter, Metering};
 use crate::router::{self, Router};
-use crate::scheduler::{self, Scheduler};
+use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Plan, RequestId, Store, Usage,
+    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Plan, RequestId,
+    Store, Usage,
 };
+use attempt::Attempt;
+use resume::Resuming;
 use tries::{Failed, Tries};
 
 /// Everything that a request meets on its way.
@@ -29,6 +37,8 @@ pub struct Gateway {
     pub scheduler: Arc<Scheduler>,
     /// How many more attempts are made on a plan's workers when one of them fails before the first token.
     pub retries: u32,
+    /// How long a stream's first token is waited for before another worker is asked as well.
+    pub hedge_after: Option<Duration>,
     /// Who pays.
     pub metering: Metering,
     /// What is counted.
@@ -102,20 +112,26 @@ impl Gateway {
     ///
     /// # Errors
     /// Whatever fails before the first event, when there is nothing left to try.
-    pub async fn generate(&self, mut ask: Ask<Generate>) -> Result<(Served, Meter), Error> {
+    pub async fn generate(
+        self: &Arc<Self>,
+        mut ask: Ask<Generate>,
+    ) -> Result<(Served, Answer), Error> {
         let plan = self.resolve(&ask, Kind::Generate)?;
         let (reserved, measure) = self.reserve(&mut ask, &plan).await?;
         let size = (ask.body.answers(), measure);
         let mut tries = Tries::new(self, &ask, plan, Kind::Generate, size, reserved);
         let ask = ask.share();
-        loop {
+        let (served, meter) = loop {
             match self.try_generate(&ask, &mut tries).await {
-                Ok(answer) => return Ok(answer),
+                Ok(begun) => break begun,
                 Err(failed) => self.again(&mut tries, failed).await?,
             }
-        }
+        };
+        let resuming = resume::can(&ask, tries.plan()).then(|| Resuming::new(self, ask, tries));
+        Ok((served, Answer::new(meter, resuming)))
     }
 
+    /// One attempt, or two where the first is slow to begin and another worker has room.
     async fn try_generate(
         &self,
         ask: &Ask<Arc<Generate>>,
@@ -125,27 +141,52 @@ impl Gateway {
         let workers = self.scheduler.workers(tries.plan());
         let need = tries.need(workers, |plan| prefix::of(ask, plan));
         let slot = self.scheduler.submit(tries.plan(), need).await?;
+        let first = self.attempt(ask, tries, slot, admission);
+        let Some(patience) = self
+            .hedge_after
+            .filter(|_| workers > 1 && ask.body.streams())
+        else {
+            return first.finish().await;
+        };
+        let first = match first.finish_within(patience).await {
+            Ok(begun) => return begun,
+            Err(first) => first,
+        };
+        let need = tries.beside(first.worker());
+        match (
+            self.scheduler.offer(tries.plan(), &need),
+            self.metering.admit(),
+        ) {
+            (Some(slot), Ok(admission)) => {
+                let second = self.attempt(ask, tries, slot, admission);
+                first.race(second).await
+            }
+            _ => first.finish().await,
+        }
+    }
+
+    fn attempt(
+        &self,
+        ask: &Ask<Arc<Generate>>,
+        tries: &mut Tries,
+        slot: Slot,
+        admission: Admission,
+    ) -> Attempt {
         let (served, flown, reserved) = tries.begin(ask, &slot);
         let flight = self.metering.dispatch(admission, flown, reserved);
-        let fails = |(flight, failure)| {
-            Failed::Worker(Box::new(flight), failure, Arc::clone(&served.worker))
-        };
+        let plan = tries.plan();
         let job = Job {
             request: Arc::clone(&ask.body),
-            model: Arc::clone(&tries.plan().pool),
+            model: Arc::clone(&plan.pool),
             asked: Arc::clone(&served.model),
+            id: ask.answer_id().into(),
+            resumable: resume::can(ask, plan),
+            resume: tries.begun(),
             tenant: ask.access.caller.project.clone(),
             class: ask.class,
-            adapter: tries.plan().adapter.clone(),
+            adapter: plan.adapter.clone(),
         };
-        let events = match slot.generate(job, flight.progress()).await {
-            Ok(events) => events,
-            Err(failure) => return Err(fails((flight, failure))),
-        };
-        match Meter::begin(events, flight, ask.arrived).await {
-            Ok(meter) => Ok((served, meter)),
-            Err(failed) => Err(fails(failed)),
-        }
+        Attempt::start(slot, job, flight, served, ask.arrived)
     }
 
     /// Turns texts into vectors, and returns once the charge is on disk.
@@ -215,6 +256,16 @@ impl Gateway {
 }
 
 impl<T> Ask<T> {
+    /// The answer's id, as OpenAI spells those of this endpoint.
+    #[must_use]
+    pub fn answer_id(&self) -> String {
+        let kind = match self.endpoint {
+            Endpoint::Chat => "chatcmpl",
+            Endpoint::Completions | Endpoint::Embeddings => "cmpl",
+        };
+        format!("{kind}-{}", self.request.simple())
+    }
+
     /// With a body that several attempts may share.
     fn share(self) -> Ask<Arc<T>> {
         Ask {

@@ -1,9 +1,12 @@
 //! What a prompt begins with, as hashes: by them a request finds the worker that has lately read the same.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
 
 use super::Ask;
-use crate::types::{Chat, Generate, Plan, Prompt};
+use crate::types::{Chat, Generate, Plan, Prompt, Relay};
 
 /// Bytes of a prompt between two hashes.
 const BLOCK: usize = 1024;
@@ -12,7 +15,7 @@ const BLOCKS: usize = 32;
 
 /// A hash of each beginning of the request's prompt, the shortest first. The first is the adapter's, which a worker has
 /// loaded for everybody; the others are salted by tenant, since no state is shared between tenants.
-pub(super) fn of(ask: &Ask<std::sync::Arc<Generate>>, plan: &Plan) -> Vec<u64> {
+pub(super) fn of(ask: &Ask<Arc<Generate>>, plan: &Plan) -> Vec<u64> {
     let mut beginnings = Beginnings::default();
     if let Some(adapter) = &plan.adapter {
         adapter.path.hash(&mut beginnings.hasher);
@@ -20,10 +23,7 @@ pub(super) fn of(ask: &Ask<std::sync::Arc<Generate>>, plan: &Plan) -> Vec<u64> {
     }
     ask.access.caller.project.hash(&mut beginnings.hasher);
     match (&ask.body.relay, ask.body.prompts.first()) {
-        (Some(relay), _) => {
-            let prompt = relay.get("messages").or_else(|| relay.get("prompt"));
-            beginnings.add(prompt.unwrap_or_default());
-        }
+        (Some(relay), _) => beginnings.relay(relay),
         (None, Some(Prompt::Chat(chat))) => beginnings.chat(chat),
         (None, Some(Prompt::Text(text))) => beginnings.add(text.as_bytes()),
         (None, Some(Prompt::Tokens(tokens))) => {
@@ -44,6 +44,17 @@ struct Beginnings {
 }
 
 impl Beginnings {
+    /// Messages as they stand there: the next turn of a conversation sends the same ones again.
+    fn relay(&mut self, relay: &Relay) {
+        let Some(messages) = relay.get("messages") else {
+            return self.add(relay.get("prompt").unwrap_or_default());
+        };
+        let messages: Vec<&RawValue> = serde_json::from_slice(messages).unwrap_or_default();
+        for message in messages {
+            self.add(message.get().as_bytes());
+        }
+    }
+
     fn chat(&mut self, chat: &Chat) {
         for message in &chat.messages {
             message.role.as_str().hash(&mut self.hasher);

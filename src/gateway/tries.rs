@@ -10,7 +10,7 @@ use crate::metering::{self, Flight};
 use crate::router::Router;
 use crate::scheduler::{self, Need, Slot};
 use crate::tenancy::Standing;
-use crate::types::{Failure, Flown, Kind, Measure, Plan, Reserved};
+use crate::types::{Failure, Flown, Kind, Measure, Outcome, Plan, Reserved, Resume};
 
 /// How long a request stays away from workers that have said that they have enough; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -30,6 +30,8 @@ pub(super) struct Tries {
     reserved: Option<Box<dyn Reserved>>,
     standing: Standing,
     queued: Duration,
+    /// What another worker had done before it failed.
+    begun: Option<Resume>,
 }
 
 /// Why an attempt came to nothing, before the first event.
@@ -40,6 +42,17 @@ pub(super) enum Failed {
     Ledger(metering::Error),
     /// The worker failed.
     Worker(Box<Flight>, Failure, Arc<str>),
+}
+
+impl Failed {
+    /// Books what it cost, where there is nothing left to try.
+    pub(super) async fn absorb(self) -> Option<metering::Error> {
+        match self {
+            Self::Slot(_) => None,
+            Self::Ledger(error) => Some(error),
+            Self::Worker(mut flight, failure, _) => Some(flight.fail(failure).await),
+        }
+    }
 }
 
 impl From<scheduler::Error> for Failed {
@@ -84,6 +97,7 @@ impl Tries {
             reserved: Some(reserved),
             standing,
             queued: Duration::ZERO,
+            begun: None,
         }
     }
 
@@ -149,13 +163,19 @@ impl Tries {
             Failed::Slot(error) => return Err(error.into()),
             Failed::Worker(flight, failure, worker) => (flight, failure, worker),
         };
-        if !self.may_try_again(&failure, &worker, workers) && !self.falls_back_from(router, &failure)
+        if !self.may_try_again(&failure, &worker, workers)
+            && !self.falls_back_from(router, &failure)
         {
             let mut flight = flight;
             return Err(flight.fail(failure).await.into());
         }
-        tracing::warn!(worker = &*worker, error = %Told(&failure), "an attempt failed, and another one follows");
-        self.reserved = flight.give_up(&failure);
+        tracing::warn!(
+            worker = &*worker,
+            error = failure.told(),
+            "an attempt failed, and another one follows"
+        );
+        let ran = (!failure.is_refusal()).then_some(Outcome::Failed);
+        self.reserved = flight.give_up(ran);
         if matches!(failure, Failure::Busy) {
             tokio::time::sleep(FIRST_PAUSE * (1 << self.attempt.min(6))).await;
         }
@@ -167,7 +187,7 @@ impl Tries {
             return false;
         }
         let busy = matches!(failure, Failure::Busy);
-        if !self.need.avoid.contains(worker) && workers > 1 {
+        if !self.need.avoid.contains(worker) {
             self.need.avoid.push(Arc::clone(worker));
         }
         let another = self.need.avoid.len() < workers;
@@ -179,6 +199,34 @@ impl Tries {
             }
         }
         busy || another
+    }
+
+    /// Whether another worker can go on with what this one began.
+    pub(super) fn may_resume(&mut self, worker: &Arc<str>, workers: usize) -> bool {
+        if !self.need.avoid.contains(worker) {
+            self.need.avoid.push(Arc::clone(worker));
+        }
+        let can = self.left > 0 && self.need.avoid.len() < workers;
+        self.left -= u32::from(can);
+        can
+    }
+
+    /// The next attempt goes on with this.
+    pub(super) fn resume(&mut self, reserved: Option<Box<dyn Reserved>>, begun: Resume) {
+        self.reserved = reserved;
+        self.begun = Some(begun);
+    }
+
+    /// What the next attempt goes on with.
+    pub(super) fn begun(&self) -> Option<Resume> {
+        self.begun.clone()
+    }
+
+    /// The same request at another worker, while the first one is waited for.
+    pub(super) fn beside(&mut self, worker: &Arc<str>) -> Need {
+        let mut need = self.need.clone();
+        need.avoid.push(Arc::clone(worker));
+        need
     }
 
     fn falls_back_from(&mut self, router: &Router, failure: &Failure) -> bool {
@@ -205,20 +253,5 @@ fn retryable(failure: &Failure) -> bool {
     match failure {
         Failure::Busy | Failure::NotReady(_) | Failure::Broken(_) => true,
         Failure::Invalid { .. } | Failure::ContextLength { .. } | Failure::Refused { .. } => false,
-    }
-}
-
-/// A failure for the log, without the words of a worker that may quote the request.
-struct Told<'a>(&'a Failure);
-
-impl std::fmt::Display for Told<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Failure::Busy => f.write_str("busy"),
-            Failure::NotReady(reason) | Failure::Broken(reason) => f.write_str(reason),
-            Failure::Invalid { .. } | Failure::ContextLength { .. } | Failure::Refused { .. } => {
-                f.write_str("refused")
-            }
-        }
     }
 }

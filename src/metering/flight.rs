@@ -133,16 +133,21 @@ impl Flight {
         self.book(charge).await
     }
 
+    /// What was reserved for another attempt of the same request is for this one now.
+    pub fn reserve(&mut self, reserved: Box<dyn Reserved>) {
+        self.reserved = Some(reserved);
+    }
+
     /// Another attempt takes over: what this one spent is booked for nothing, without waiting for it, and what was
-    /// reserved goes on to the next.
-    pub fn give_up(mut self, failure: &Failure) -> Option<Box<dyn Reserved>> {
+    /// reserved goes on to the next. Without an outcome it never ran.
+    pub fn give_up(mut self, outcome: Option<Outcome>) -> Option<Box<dyn Reserved>> {
         let reserved = self.reserved.take();
-        if failure.is_refusal() {
+        let Some(outcome) = outcome else {
             self.void();
             return reserved;
-        }
+        };
         let usage = self.close();
-        let charge = self.charge(usage, Money(0), State::Absorbed, Outcome::Failed);
+        let charge = self.charge(usage, Money(0), State::Absorbed, outcome);
         if !self.open.lost.load(Ordering::Acquire)
             && let Some(permit) = self.end()
         {

@@ -34,23 +34,19 @@ impl Meter {
         self.flight.delivers();
     }
 
-    /// Waits for the first event of an attempt, so that what fails before it can be tried again, or refused as a whole.
-    ///
-    /// # Errors
-    /// The worker broke, or can't run it. Nothing of it is booked yet.
-    pub async fn begin(
-        mut events: Events,
-        flight: Flight,
-        arrived: Instant,
-    ) -> Result<Self, (Flight, Failure)> {
-        let first = match events.next().await {
-            Some(Ok(event)) => event,
-            Some(Err(failure)) => return Err((flight, failure)),
-            None => return Err((flight, Failure::Broken("it gave no answer".into()))),
-        };
+    /// An attempt whose first event has come.
+    #[must_use]
+    pub fn begun(first: Event, events: Events, flight: Flight, arrived: Instant) -> Self {
         let mut meter = Self::new(events, flight, arrived);
         meter.first = Some(first);
-        Ok(meter)
+        meter
+    }
+
+    /// Without its worker's events, which are cancelled.
+    #[must_use]
+    pub fn into_flight(self) -> Flight {
+        drop(self.events);
+        self.flight
     }
 
     /// The next event; `None` after the end or an error.
@@ -59,14 +55,29 @@ impl Meter {
     /// The worker broke (what it gave is absorbed), the request can't be run (nothing is booked), or the
     /// charge could not be put on disk in time.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        match self.advance().await? {
+            Ok(event) => Some(Ok(event)),
+            Err(Broke::Ledger(error)) => Some(Err(error)),
+            Err(Broke::Worker(failure)) => {
+                self.events = None;
+                Some(Err(self.flight.fail(failure).await))
+            }
+        }
+    }
+
+    /// As [`Meter::next`], but a failure of the worker is not booked yet: another one may go on.
+    ///
+    /// # Errors
+    /// The worker broke, or the charge could not be put on disk in time.
+    pub async fn advance(&mut self) -> Option<Result<Event, Broke>> {
         let event = match self.first.take() {
             Some(event) => event,
             None => match self.events.as_mut()?.next().await {
                 Some(Ok(event)) => event,
-                Some(Err(failure)) => return Some(Err(self.fail(failure).await)),
+                Some(Err(failure)) => return Some(Err(Broke::Worker(failure))),
                 None => {
                     let failure = Failure::Broken("its answer has no end".into());
-                    return Some(Err(self.fail(failure).await));
+                    return Some(Err(Broke::Worker(failure)));
                 }
             },
         };
@@ -81,15 +92,19 @@ impl Meter {
                 // The slot is free for the next while this one's charge is written.
                 self.events = None;
                 if let Err(error) = self.flight.settle(usage).await {
-                    return Some(Err(error));
+                    return Some(Err(Broke::Ledger(error)));
                 }
             }
         }
         Some(Ok(event))
     }
+}
 
-    async fn fail(&mut self, failure: Failure) -> Error {
-        self.events = None;
-        self.flight.fail(failure).await
-    }
+/// Why an answer does not go on.
+#[derive(Debug)]
+pub enum Broke {
+    /// The worker failed. The flight is still open.
+    Worker(Failure),
+    /// The charge does not stand.
+    Ledger(Error),
 }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 pub use audit::audit;
 pub use flight::Flight;
-pub use meter::Meter;
+pub use meter::{Broke, Meter};
 
 use crate::telemetry::Metrics;
 use crate::types::{Failure, Flown, Ledger, Membership, Reserved};

@@ -158,6 +158,7 @@ fn serve(name: &str, base: &str, config: &Config, prices: Vec<(Timestamp, Price)
             revision: base.into(),
             pool: base.into(),
             adapter: None,
+            resume: workers().all(|worker| is_remote(worker) && worker.remote.resume),
             fallbacks: Arc::default(),
             price: Arc::new(free),
         },

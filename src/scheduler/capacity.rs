@@ -66,7 +66,13 @@ impl Capacity {
 
     /// One was answered well. `waits` is whether some wait inside the worker, as it says; `taken` is how many ran when
     /// this one ended, itself included.
-    pub(super) fn answered(&mut self, first_token: Duration, waits: bool, taken: u32, now: Instant) {
+    pub(super) fn answered(
+        &mut self,
+        first_token: Duration,
+        waits: bool,
+        taken: u32,
+        now: Instant,
+    ) {
         if let Self::Learned(learned) = self {
             learned.answered(first_token.as_secs_f64(), waits, f64::from(taken), now);
         }
@@ -107,7 +113,12 @@ mod tests {
                 capacity.refused(now);
             } else {
                 let waits = taken.saturating_sub(slots);
-                capacity.answered(Duration::from_millis(50 + 100 * u64::from(waits)), false, taken, now);
+                capacity.answered(
+                    Duration::from_millis(50 + 100 * u64::from(waits)),
+                    false,
+                    taken,
+                    now,
+                );
             }
         }
         capacity.limit()

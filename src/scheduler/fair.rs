@@ -326,12 +326,20 @@ impl<T> Line<T> {
     /// Tenants of which something waits, the least served first; of two that were served alike, the one that
     /// has less running.
     fn order(&self) -> Vec<ProjectId> {
-        let waiting = self.lanes.iter().filter(|(_, lane)| !lane.waiting.is_empty());
-        let mut order: Vec<_> = waiting.map(|(tenant, lane)| (lane.rank(), tenant)).collect();
+        let waiting = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| !lane.waiting.is_empty());
+        let mut order: Vec<_> = waiting
+            .map(|(tenant, lane)| (lane.rank(), tenant))
+            .collect();
         order.sort_by(|(one, _), (other, _)| {
             one.0.total_cmp(&other.0).then_with(|| one.1.cmp(&other.1))
         });
-        order.into_iter().map(|(_, tenant)| tenant.clone()).collect()
+        order
+            .into_iter()
+            .map(|(_, tenant)| tenant.clone())
+            .collect()
     }
 
     fn take(&mut self, tenant: &ProjectId) -> Option<(T, Share)> {

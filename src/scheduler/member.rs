@@ -57,6 +57,8 @@ pub(super) struct Offer {
     pub(super) limit: u32,
     pub(super) lent: i64,
     pub(super) tokens: u64,
+    /// It failed, and one request is to tell whether it still does.
+    pub(super) trial: bool,
 }
 
 /// How a request ended, as far as it tells how its worker does.
@@ -77,9 +79,9 @@ impl Outcome {
         match failure {
             Failure::Busy | Failure::NotReady(_) => Self::Refused,
             Failure::Broken(_) => Self::Failed,
-            Failure::Invalid { .. }
-            | Failure::ContextLength { .. }
-            | Failure::Refused { .. } => Self::Unknown,
+            Failure::Invalid { .. } | Failure::ContextLength { .. } | Failure::Refused { .. } => {
+                Self::Unknown
+            }
         }
     }
 }
@@ -134,10 +136,15 @@ impl Member {
         let trial = matches!(load.breaker.state(), State::Open { .. });
         Some(Offer {
             // Whatever still runs from before: one request is to tell how it is.
-            free: if trial { 1 } else { limit.saturating_sub(load.taken) },
+            free: if trial {
+                1
+            } else {
+                limit.saturating_sub(load.taken)
+            },
             limit,
             lent: load.lent,
             tokens: load.tokens + self.inside(&load),
+            trial,
         })
     }
 

@@ -22,7 +22,8 @@ pub use pool::Limits;
 
 use crate::telemetry::{MembersMetrics, Metrics};
 use crate::types::{
-    Class, Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Plan, Progress, ProjectId,
+    Class, Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Plan, Progress,
+    ProjectId,
 };
 use crate::worker::Worker;
 use hold::{Held, Hold};
@@ -160,7 +161,12 @@ impl Scheduler {
     }
 
     fn add(&self, pools: &[Arc<str>], worker: Arc<dyn Worker>, late: bool) {
-        let member = Arc::new(Member::new(worker, self.limits.slow_start, late, &self.metrics));
+        let member = Arc::new(Member::new(
+            worker,
+            self.limits.slow_start,
+            late,
+            &self.metrics,
+        ));
         for pool in pools.iter().filter_map(|name| self.pools.get(name)) {
             pool.join(&member);
         }
@@ -193,6 +199,12 @@ impl Scheduler {
     pub async fn submit(&self, plan: &Plan, need: Need) -> Result<Slot, Error> {
         let pool = self.pools.get(&plan.pool).ok_or(Error::NoWorker)?;
         pool.slot(need).await
+    }
+
+    /// A slot that can be had at once on a worker that isn't to be avoided; there is no waiting for it.
+    #[must_use]
+    pub fn offer(&self, plan: &Plan, need: &Need) -> Option<Slot> {
+        self.pools.get(&plan.pool)?.offer(need)
     }
 
     /// Who waits for what, pool by pool in order of their names.

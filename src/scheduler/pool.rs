@@ -145,6 +145,22 @@ impl Pool {
         Ok(Slot { queued, hold })
     }
 
+    /// A place that nobody waits for, on a worker that isn't to be avoided.
+    pub(super) fn offer(self: &Arc<Self>, need: &Need) -> Option<Slot> {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.queue.len() > 0 {
+            return None;
+        }
+        let choice = state.choose(need, now).ok()?;
+        if choice.room.borrowed || need.avoid.contains(&choice.member.name) {
+            return None;
+        }
+        let share = state.queue.straight(&need.claim());
+        let hold = state.hold(self, choice, need, share, now);
+        let queued = Duration::ZERO;
+        Some(Slot { queued, hold })
+    }
+
     /// Takes a place at once where nobody waits for one; max_queue = 0 then means "serve or refuse".
     fn enter(self: &Arc<Self>, need: Need, now: Instant) -> Result<Entered, Error> {
         let mut state = self.state();
@@ -287,6 +303,9 @@ fn choose(
         .filter(|(_, offer)| offer.free >= places(offer))
         .copied()
         .collect();
+    if let Some((member, offer)) = roomy.iter().find(|(_, offer)| offer.trial) {
+        return Ok(need.on(member, places(offer), false));
+    }
     let least = roomy.iter().min_by(|(_, one), (_, other)| {
         let by_tokens = per_place(one.tokens, one).total_cmp(&per_place(other.tokens, other));
         by_tokens.then_with(|| other.free.cmp(&one.free))

@@ -3,8 +3,8 @@ use futures_util::stream;
 use tokio::time::sleep;
 
 use super::*;
-use crate::worker::Health;
 use crate::types::{Class, Price};
+use crate::worker::Health;
 
 /// Has places, and answers without end.
 struct Idle {
@@ -42,13 +42,18 @@ fn scheduler(workers: &[(usize, Health)], max_queue: usize) -> Scheduler {
             (vec![Arc::from("pool")], worker)
         })
         .collect();
-    Scheduler::new(&["pool".into()], workers, limits(max_queue), &Metrics::new().unwrap())
+    Scheduler::new(
+        &["pool".into()],
+        workers,
+        limits(max_queue),
+        &Metrics::new().unwrap(),
+    )
 }
 
 fn limits(max_queue: usize) -> Limits {
     Limits {
         max_queue,
-        max_queue_per_tenant: max_queue,
+        max_queue_per_tenant: max_queue + 1,
         queue_timeout: Duration::from_millis(200),
         promote_after: Duration::from_secs(60),
         slow_start: Duration::from_secs(1),
@@ -61,6 +66,7 @@ fn plan() -> Plan {
         revision: "m".into(),
         pool: "pool".into(),
         adapter: None,
+        resume: false,
         fallbacks: Arc::default(),
         price: Arc::new(Price::default()),
     }
@@ -84,6 +90,9 @@ fn job() -> Job {
         request: Arc::default(),
         model: "m".into(),
         asked: "m".into(),
+        id: "a".into(),
+        resumable: false,
+        resume: None,
         tenant: "proj_a".into(),
         class: Class::Standard,
         adapter: None,
@@ -112,8 +121,10 @@ async fn over_the_bound_a_request_is_refused_at_once() {
     let scheduler = scheduler(&[(1, Health::Ready)], 1);
     let _held = scheduler.submit(&plan(), need()).await.unwrap();
     let plan = plan();
-    let (first, second) =
-        tokio::join!(scheduler.submit(&plan, need()), scheduler.submit(&plan, need()));
+    let (first, second) = tokio::join!(
+        scheduler.submit(&plan, need()),
+        scheduler.submit(&plan, need())
+    );
     assert!(matches!(first, Err(Error::QueueTimeout)));
     assert!(matches!(second, Err(Error::QueueFull)));
 }
@@ -141,7 +152,10 @@ async fn the_freest_ready_worker_is_chosen() {
     for _ in 0..5 {
         slots.push(scheduler.submit(&plan(), need()).await.unwrap());
     }
-    let capacities: Vec<_> = slots.iter().map(|slot| slot.hold.member.worker.capacity()).collect();
+    let capacities: Vec<_> = slots
+        .iter()
+        .map(|slot| slot.hold.member.worker.capacity())
+        .collect();
     assert_eq!(capacities.iter().filter(|places| **places == 3).count(), 3);
     assert_eq!(capacities.iter().filter(|places| **places == 2).count(), 2);
 }
@@ -160,9 +174,7 @@ async fn a_model_that_loads_is_not_waited_for() {
 async fn the_batch_class_lends_its_places_as_long_as_it_holds_them() {
     let scheduler = scheduler(&[(2, Health::Ready)], 0);
     let plan = plan();
-    let take = |class| {
-        scheduler.submit(&plan, Need { class, ..need() })
-    };
+    let take = |class| scheduler.submit(&plan, Need { class, ..need() });
     let batch = take(Class::Batch).await.unwrap();
     let second = take(Class::Standard).await.unwrap();
     // All places are taken, and one of them by the batch class.
@@ -183,9 +195,7 @@ async fn the_batch_class_lends_its_places_as_long_as_it_holds_them() {
 async fn each_answer_takes_a_place() {
     let scheduler = scheduler(&[(3, Health::Ready)], 0);
     let plan = plan();
-    let take = |answers| {
-        scheduler.submit(&plan, Need { answers, ..need() })
-    };
+    let take = |answers| scheduler.submit(&plan, Need { answers, ..need() });
     let two = take(2).await.unwrap();
     assert!(take(2).await.is_err());
     drop(two);

@@ -15,8 +15,8 @@ use prometheus::{
 };
 
 pub use ledger::LedgerMetrics;
-pub use members::{MemberMetrics, MembersMetrics};
 use make::{counters, gauges, histograms};
+pub use members::{MemberMetrics, MembersMetrics};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Charge, Endpoint, Money, Recovered, State, Usage, UsageRow};

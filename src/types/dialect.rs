@@ -18,3 +18,14 @@ pub enum Dialect {
     /// Another Forebay.
     Forebay,
 }
+
+impl Dialect {
+    /// Whether it can go on with an answer that was begun elsewhere.
+    #[must_use]
+    pub fn resumes(self) -> bool {
+        match self {
+            Self::Vllm | Self::Sglang | Self::LlamaServer => true,
+            Self::Openai | Self::Tgi | Self::Forebay => false,
+        }
+    }
+}

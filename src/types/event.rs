@@ -21,6 +21,8 @@ pub enum Event {
         frames: Bytes,
         /// They tell of an end: they wait until the charge stands.
         ends: bool,
+        /// The text in them, where the answer is one that another worker could go on with.
+        text: Option<String>,
     },
     /// One of the answers has come to its end; the others may go on.
     Finish {
@@ -153,6 +155,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// For the log: without the words of a worker, which may be the client's.
+    #[must_use]
+    pub fn told(&self) -> &str {
+        match self {
+            Self::Busy => "busy",
+            Self::NotReady(reason) | Self::Broken(reason) => reason,
+            Self::Invalid { .. } | Self::ContextLength { .. } | Self::Refused { .. } => "refused",
+        }
+    }
+
     /// Whether it was refused before anything ran: then nothing is booked.
     #[must_use]
     pub fn is_refusal(&self) -> bool {

@@ -55,12 +55,27 @@ pub struct Job {
     pub model: Arc<str>,
     /// The model's name to the client.
     pub asked: Arc<str>,
+    /// The answer's id to the client.
+    pub id: Arc<str>,
+    /// Another worker may go on with it: its text is to be told.
+    pub resumable: bool,
+    /// It was begun elsewhere.
+    pub resume: Option<Resume>,
     /// Whose it is: nothing that is kept of it serves anybody else.
     pub tenant: ProjectId,
     /// How urgent it is.
     pub class: Class,
     /// The LoRA adapter to be used over the worker's weights (arXiv 2106.09685).
     pub adapter: Option<Arc<Adapter>>,
+}
+
+/// What an answer had when its worker failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resume {
+    /// Its text.
+    pub text: String,
+    /// Tokens that were spent on it.
+    pub tokens: u32,
 }
 
 /// A LoRA adapter over a base model's weights.
@@ -257,6 +272,12 @@ impl Default for Generate {
 }
 
 impl Generate {
+    /// Whether its client reads it as it comes, as far as it is in its own words.
+    #[must_use]
+    pub fn streams(&self) -> bool {
+        self.relay.as_ref().is_none_or(|relay| relay.streams)
+    }
+
     /// How many answers it asks for, over all prompts.
     #[must_use]
     pub fn answers(&self) -> u32 {

@@ -28,8 +28,8 @@ pub use dialect::Dialect;
 pub use embed::{Embed, EmbedJob, Embedded, Input};
 pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use generate::{
-    Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Role, Sampling,
-    ToolCall, ToolChoice, Tools,
+    Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Resume, Role,
+    Sampling, ToolCall, ToolChoice, Tools,
 };
 pub use ids::{KeyId, OrganisationId, ProjectId, ReplicaId, RequestId};
 pub use invoice::{Invoice, InvoiceLine, Period};

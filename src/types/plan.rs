@@ -60,6 +60,8 @@ pub struct Plan {
     pub adapter: Option<Arc<Adapter>>,
     /// What it costs.
     pub price: Arc<Price>,
+    /// Its workers all run one model that can go on with another's answer.
+    pub resume: bool,
     /// The names of models that are asked in its place, one after another, where its workers fail.
     pub fallbacks: Arc<[String]>,
 }

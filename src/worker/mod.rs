@@ -16,7 +16,8 @@ pub use embedded::{Mistral, MistralOptions};
 pub use isolated::{Error as ChildError, Isolated, run_child};
 pub use options::Options;
 pub use remote::{
-    Change, Discovery, Options as RemoteOptions, Remote, Timeouts as RemoteTimeouts, Tls as RemoteTls,
+    Change, Discovery, Options as RemoteOptions, Remote, Timeouts as RemoteTimeouts,
+    Tls as RemoteTls,
 };
 
 use crate::types::{Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Progress};

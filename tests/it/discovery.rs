@@ -62,19 +62,34 @@ impl Names {
 
 async fn at(last: u8, port: u16, script: Script) -> Upstream {
     let address = IpAddr::from([127, 0, 0, last]);
-    Upstream::start_at(script, (address, port).into(), true).await.unwrap()
+    Upstream::start_at(script, (address, port).into(), true)
+        .await
+        .unwrap()
 }
 
 /// What the administrators' view says of the workers of a model.
 async fn workers(server: &Server, key: &str) -> Vec<(String, String, u64)> {
     let url = format!("{}/v1/organization/queue", server.url);
-    let view: Value = server.client.get(url).bearer_auth(key).send().await.unwrap().json().await.unwrap();
+    let view: Value = server
+        .client
+        .get(url)
+        .bearer_auth(key)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     let workers = view["data"][0]["workers"].as_array().unwrap();
     workers
         .iter()
         .map(|worker| {
             let word = |name: &str| worker[name].as_str().unwrap().to_owned();
-            (word("name"), word("state"), worker["places"].as_u64().unwrap())
+            (
+                word("name"),
+                word("state"),
+                worker["places"].as_u64().unwrap(),
+            )
         })
         .collect()
 }
@@ -118,20 +133,38 @@ async fn workers_are_found_by_dns_as_its_answers_change() {
     std::fs::write(file.path(), text).unwrap();
     let server = Server::start_on(file.path().to_owned(), &[]).await;
     let key = admin(&server);
-    let known = async || workers(&server, &key).await.into_iter().map(|worker| worker.0).collect::<BTreeSet<_>>();
-    let named = |last: &[u8]| last.iter().map(|last| format!("gpu@127.0.0.{last}")).collect::<BTreeSet<_>>();
+    let known = async || {
+        workers(&server, &key)
+            .await
+            .into_iter()
+            .map(|worker| worker.0)
+            .collect::<BTreeSet<_>>()
+    };
+    let named = |last: &[u8]| {
+        last.iter()
+            .map(|last| format!("gpu@127.0.0.{last}"))
+            .collect::<BTreeSet<_>>()
+    };
     wait_until("both are known", async || known().await == named(&[1, 2])).await;
-    for _ in 0..6 {
-        let body = ask();
-        let (one, other) = tokio::join!(post(&server, &body), post(&server, &body));
+    for number in 0..6 {
+        let said = |who: &str| json!([{"role": "user", "content": format!("{who} {number}")}]);
+        let body = |who: &str| json!({"model": "big", "messages": said(who)});
+        let (ann, ben) = (body("ann"), body("ben"));
+        let (one, other) = tokio::join!(post(&server, &ann), post(&server, &ben));
         assert_eq!((one.0, other.0), (200, 200));
     }
     assert!(first.started() > 0 && second.started() > 0 && third.started() == 0);
     // The host's name stays the one that was asked for.
     let headers = second.seen().remove(0).headers;
-    assert!(headers.contains(&("host".into(), format!("workers.test:{port}"))), "{headers:?}");
+    assert!(
+        headers.contains(&("host".into(), format!("workers.test:{port}"))),
+        "{headers:?}"
+    );
     names.set(&[3]);
-    wait_until("the third alone is known", async || known().await == named(&[3])).await;
+    wait_until("the third alone is known", async || {
+        known().await == named(&[3])
+    })
+    .await;
     let before = (first.started(), second.started());
     for _ in 0..4 {
         assert_eq!(post(&server, &ask()).await.0, 200);
@@ -166,17 +199,26 @@ async fn a_worker_that_leaves_is_drained() {
         wait_until("it runs", async || first.running() == 1).await;
         names.set(&[2]);
         wait_until("it drains", async || {
-            workers(&server, &key).await.iter().any(|worker| worker.1 == "draining")
+            workers(&server, &key)
+                .await
+                .iter()
+                .any(|worker| worker.1 == "draining")
         })
         .await;
-        wait_until("the other one serves", async || post(&server, &ask()).await.0 == 200).await;
+        wait_until("the other one serves", async || {
+            post(&server, &ask()).await.0 == 200
+        })
+        .await;
         assert_eq!((first.started(), second.started() > 0), (1, true));
     };
     let (answer, ()) = tokio::join!(long, then);
     // What it ran came to its end.
     assert_eq!(answer.0, 200);
     assert_eq!(first.ended(), 1);
-    wait_until("it is gone", async || workers(&server, &key).await.len() == 1).await;
+    wait_until("it is gone", async || {
+        workers(&server, &key).await.len() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -214,7 +256,12 @@ async fn what_a_worker_takes_is_learned() {
     });
     script.most = Some(12);
     let upstream = Upstream::start(script, 0).await.unwrap();
-    let server = gateway(&[&upstream], "", "[scheduler]\nmax_queue_per_project = 500\nretries = 20\n").await;
+    let server = gateway(
+        &[&upstream],
+        "",
+        "[scheduler]\nmax_queue_per_project = 500\nretries = 20\n",
+    )
+    .await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(8);
     let body = ask();
     let clients = (0..30).map(|_| async {
@@ -226,8 +273,14 @@ async fn what_a_worker_takes_is_learned() {
     });
     let refused: u32 = futures_util::future::join_all(clients).await.iter().sum();
     let places = server.metric("forebay_worker_places{worker=\"w0\"}").await;
-    assert!((6.0..=14.0).contains(&places), "it takes 12, and {places} were learned");
-    assert_eq!(refused, 0, "clients were told of what the gateway had to learn");
+    assert!(
+        (6.0..=14.0).contains(&places),
+        "it takes 12, and {places} were learned"
+    );
+    assert_eq!(
+        refused, 0,
+        "clients were told of what the gateway had to learn"
+    );
 }
 
 #[tokio::test]
@@ -246,16 +299,32 @@ async fn a_prefix_goes_where_it_went_before() {
     for turns in 1..6 {
         let asked = names.into_iter().map(async |name| {
             let body = talk(name, turns);
-            let answer = server.post("/v1/chat/completions", &body).send().await.unwrap();
-            let worker = answer.headers()["x-forebay-served-by"].to_str().unwrap().to_owned();
+            let answer = server
+                .post("/v1/chat/completions", &body)
+                .send()
+                .await
+                .unwrap();
+            let worker = answer.headers()["x-forebay-served-by"]
+                .to_str()
+                .unwrap()
+                .to_owned();
             answer.bytes().await.unwrap();
             (name, worker)
         });
         served.extend(futures_util::future::join_all(asked).await);
     }
-    let of = |name| served.iter().filter(move |served| served.0 == name).map(|served| &served.1);
+    let of = |name| {
+        served
+            .iter()
+            .filter(move |served| served.0 == name)
+            .map(|served| &served.1)
+    };
     for name in names {
-        assert_eq!(of(name).collect::<BTreeSet<_>>().len(), 1, "{name} moved: {served:?}");
+        assert_eq!(
+            of(name).collect::<BTreeSet<_>>().len(),
+            1,
+            "{name} moved: {served:?}"
+        );
     }
     let all: BTreeSet<_> = served.iter().map(|served| &served.1).collect();
     assert_eq!(all.len(), 2, "one did it all");

@@ -42,7 +42,11 @@ fn streaming() -> Value {
 }
 
 pub(crate) async fn post(server: &Server, body: &Value) -> (u16, String) {
-    let answer = server.post("/v1/chat/completions", body).send().await.unwrap();
+    let answer = server
+        .post("/v1/chat/completions", body)
+        .send()
+        .await
+        .unwrap();
     let status = answer.status().as_u16();
     (status, answer.text().await.unwrap_or_default())
 }
@@ -53,7 +57,9 @@ pub(crate) type Row = (i64, String, String, String, i64, i64);
 pub(crate) async fn rows(server: &Server) -> Vec<Row> {
     let query = "SELECT attempt, worker, state, source, completion_tokens, amount_pico FROM charge
                  ORDER BY started_ms, attempt";
-    let options = SqliteConnectOptions::new().filename(server.store()).read_only(true);
+    let options = SqliteConnectOptions::new()
+        .filename(server.store())
+        .read_only(true);
     let pool = SqlitePool::connect_with(options).await.unwrap();
     let rows = sqlx::query_as(query).fetch_all(&pool).await.unwrap();
     pool.close().await;
@@ -66,20 +72,29 @@ async fn the_body_goes_on_as_it_is_and_the_answer_comes_back_as_it_is() {
     let server = gateway(
         &[&upstream],
         "",
-        &format!("[[model]]\nname = \"legal\"\nbase = \"{MODEL}\"\nprice = {{ completion = \"1\" }}\n"),
+        &format!(
+            "[[model]]\nname = \"legal\"\nbase = \"{MODEL}\"\nprice = {{ completion = \"1\" }}\n"
+        ),
     )
     .await;
     let body = json!({
         "model": "legal", "messages": [{"role": "user", "content": [{"type": "text", "text": "水 \u{1f30a}"}]}],
         "guided_regex": "a+", "priority": -5, "cache_salt": "x", "temperature": 0.25, "user": "ann"
     });
-    let answer = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    let answer = server
+        .post("/v1/chat/completions", &body)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["x-forebay-served-by"], "w0");
     assert!(answer.headers().contains_key("x-forebay-queue-ms"));
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["model"], "legal");
-    assert_eq!(answer["choices"][0]["message"]["content"], "w0 w1 w2 w3 w4 ");
+    assert_eq!(
+        answer["choices"][0]["message"]["content"],
+        "w0 w1 w2 w3 w4 "
+    );
     let seen = upstream.seen().remove(0);
     assert_eq!(seen.path, "/v1/chat/completions");
     let mut expected = body.clone();
@@ -89,7 +104,11 @@ async fn the_body_goes_on_as_it_is_and_the_answer_comes_back_as_it_is() {
     expected["model"] = json!(MODEL);
     assert_eq!(seen.body, expected);
     // The client's key and headers stay here.
-    assert!(!format!("{:?}", seen.headers).contains(KEY), "{:?}", seen.headers);
+    assert!(
+        !format!("{:?}", seen.headers).contains(KEY),
+        "{:?}",
+        seen.headers
+    );
     assert!(seen.headers.iter().all(|(name, _)| name != "authorization"));
     let usage = server.billed("legal");
     assert_eq!(usage[0], 1);
@@ -105,7 +124,10 @@ async fn usage_is_asked_for_booked_and_hidden() {
     assert_eq!(status, 200);
     assert!(!text.contains("usage"), "{text}");
     let joined = Joined::read(&text);
-    assert_eq!((joined.text.as_str(), joined.done), ("w0 w1 w2 w3 w4 ", true));
+    assert_eq!(
+        (joined.text.as_str(), joined.done),
+        ("w0 w1 w2 w3 w4 ", true)
+    );
     assert_eq!(joined.finish, "stop");
     let mut body = streaming();
     body["stream_options"] = json!({"include_usage": true});
@@ -113,7 +135,12 @@ async fn usage_is_asked_for_booked_and_hidden() {
     let joined = Joined::read(&text);
     assert_eq!(joined.usage["completion_tokens"], 5);
     assert!(joined.done);
-    assert!(upstream.seen().iter().all(|seen| seen.body["stream_options"]["include_usage"] == true));
+    assert!(
+        upstream
+            .seen()
+            .iter()
+            .all(|seen| seen.body["stream_options"]["include_usage"] == true)
+    );
     assert_eq!(server.billed(MODEL)[2], 10);
 }
 
@@ -127,14 +154,31 @@ async fn who_tells_no_usage_or_one_that_can_not_be_is_counted() {
         assert_eq!(post(&server, &ask()).await.0, 200);
     }
     let sources: Vec<_> = rows(&server).await.into_iter().map(|row| row.3).collect();
-    assert_eq!(sources, ["counted", "counted", "counted", "counted", "engine", "engine"]);
-    let streamed: Vec<_> = rows(&server).await.into_iter().step_by(2).map(|row| row.4).collect();
+    assert_eq!(
+        sources,
+        [
+            "counted", "counted", "counted", "counted", "engine", "engine"
+        ]
+    );
+    let streamed: Vec<_> = rows(&server)
+        .await
+        .into_iter()
+        .step_by(2)
+        .map(|row| row.4)
+        .collect();
     assert_eq!(streamed, [7, 7, 7]);
 }
 
 #[tokio::test]
 async fn a_stream_of_chinese_and_emoji_is_whole_wherever_it_is_cut() {
-    let pieces = ["水", "力", "发电🌊", "\u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467}", " \"\\\n", "終"];
+    let pieces = [
+        "水",
+        "力",
+        "发电🌊",
+        "\u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467}",
+        " \"\\\n",
+        "終",
+    ];
     let mut script = Script::words(0);
     script.pieces = pieces.iter().map(|piece| (*piece).to_owned()).collect();
     let upstream = Upstream::start(script.clone(), 0).await.unwrap();
@@ -155,7 +199,11 @@ async fn a_stream_of_chinese_and_emoji_is_whole_wherever_it_is_cut() {
         let (status, text) = post(&server, &streaming()).await;
         assert_eq!(status, 200);
         let joined = Joined::read(&text);
-        assert_eq!((joined.text, joined.done), (script.text(), true), "cut at {cut}");
+        assert_eq!(
+            (joined.text, joined.done),
+            (script.text(), true),
+            "cut at {cut}"
+        );
     }
 }
 
@@ -165,9 +213,15 @@ async fn a_client_that_goes_frees_the_workers_slot() {
         first: Duration::from_millis(10),
         gap: Duration::from_millis(20),
     };
-    let upstream = Upstream::start(Script::words(10_000).at(pace), 0).await.unwrap();
+    let upstream = Upstream::start(Script::words(10_000).at(pace), 0)
+        .await
+        .unwrap();
     let server = gateway(&[&upstream], "", "").await;
-    let answer = server.post("/v1/chat/completions", &streaming()).send().await.unwrap();
+    let answer = server
+        .post("/v1/chat/completions", &streaming())
+        .send()
+        .await
+        .unwrap();
     let mut body = answer.bytes_stream();
     for _ in 0..10 {
         body.next().await.unwrap().unwrap();
@@ -178,9 +232,15 @@ async fn a_client_that_goes_frees_the_workers_slot() {
     // One that isn't streamed as well.
     let body = ask();
     let waits = post(&server, &body);
-    assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), waits)
+            .await
+            .is_err()
+    );
     gone(&upstream).await;
-    server.wait_for_metric("forebay_ledger_pending", 0.0, Duration::from_secs(1)).await;
+    server
+        .wait_for_metric("forebay_ledger_pending", 0.0, Duration::from_secs(1))
+        .await;
     let rows = rows(&server).await;
     assert_eq!(rows.len(), 2);
     assert!((9..30).contains(&rows[0].4), "{rows:?}");
@@ -198,14 +258,20 @@ async fn gone(upstream: &Upstream) {
 
 #[tokio::test]
 async fn a_worker_s_refusal_is_the_client_s_to_read_and_costs_nothing() {
-    let upstream = Upstream::start(Script::words(5).with(Fault::Refuse(400)), 0).await.unwrap();
+    let upstream = Upstream::start(Script::words(5).with(Fault::Refuse(400)), 0)
+        .await
+        .unwrap();
     let server = gateway(&[&upstream], "", "").await;
     let (status, text) = post(&server, &ask()).await;
     assert_eq!(status, 400);
     let error: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(error["error"]["message"], "told to refuse");
     assert_eq!(error["error"]["type"], "invalid_request_error");
-    assert_eq!(upstream.started(), 1, "nobody else would have taken it either");
+    assert_eq!(
+        upstream.started(),
+        1,
+        "nobody else would have taken it either"
+    );
     assert!(rows(&server).await.is_empty());
 }
 

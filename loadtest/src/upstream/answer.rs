@@ -70,14 +70,22 @@ fn embeddings(body: &Value) -> String {
 
 /// An assistant's message at the end is the begin of the answer.
 fn resumed(body: &Value, script: &Script) -> usize {
-    let last = body["messages"].as_array().and_then(|messages| messages.last());
+    let last = body["messages"]
+        .as_array()
+        .and_then(|messages| messages.last());
     let begun = last.filter(|message| message["role"] == "assistant");
-    let begun = begun.and_then(|message| message["content"].as_str()).unwrap_or("");
+    let begun = begun
+        .and_then(|message| message["content"].as_str())
+        .unwrap_or("");
     let mut left = begun;
     script
         .pieces
         .iter()
-        .take_while(|piece| left.strip_prefix(piece.as_str()).map(|rest| left = rest).is_some())
+        .take_while(|piece| {
+            left.strip_prefix(piece.as_str())
+                .map(|rest| left = rest)
+                .is_some()
+        })
         .count()
 }
 
@@ -100,15 +108,23 @@ impl Answer {
 
     /// Four bytes of the prompt are a token.
     fn prompt_tokens(&self) -> usize {
-        let prompt = if self.chat { &self.body["messages"] } else { &self.body["prompt"] };
+        let prompt = if self.chat {
+            &self.body["messages"]
+        } else {
+            &self.body["prompt"]
+        };
         prompt.to_string().len().div_ceil(4)
     }
 
     fn usage(&self, completion: usize) -> Value {
         let prompt = self.prompt_tokens();
         match self.script.usage {
-            UsageKind::Wrong => json!({"prompt_tokens": 4_000_000_000_u32, "completion_tokens": 4_000_000_000_u32}),
-            _ => json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}),
+            UsageKind::Wrong => {
+                json!({"prompt_tokens": 4_000_000_000_u32, "completion_tokens": 4_000_000_000_u32})
+            }
+            _ => {
+                json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
+            }
         }
     }
 
@@ -135,7 +151,9 @@ impl Answer {
         match self.script.pace {
             Pace::Instant => None,
             Pace::Steady { gap, .. } => Some(gap),
-            Pace::Batching { decode_per_s, .. } => Some(Duration::from_secs_f64(1.0 / decode_per_s)),
+            Pace::Batching { decode_per_s, .. } => {
+                Some(Duration::from_secs_f64(1.0 / decode_per_s))
+            }
         }
     }
 
@@ -148,7 +166,12 @@ impl Answer {
             Fault::Cut(_) => return Err(Break),
             Fault::Hang(_) => std::future::pending::<()>().await,
             Fault::Garbage(_) => return Ok(plain(StatusCode::OK, "{\"choices\":[")),
-            Fault::Error(_) => return Ok(plain(StatusCode::OK, "{\"error\":{\"message\":\"told to\"}}")),
+            Fault::Error(_) => {
+                return Ok(plain(
+                    StatusCode::OK,
+                    "{\"error\":{\"message\":\"told to\"}}",
+                ));
+            }
             _ => {}
         }
         let text = self.pieces().concat();
@@ -193,7 +216,12 @@ impl Answer {
             held: BytesMut::new(),
             trickles: self.script.fault == Fault::Trickle,
         };
-        if self.chat && out.frame(&self.chunk(json!({"role": "assistant", "content": ""}), None, 0)).await.is_none() {
+        if self.chat
+            && out
+                .frame(&self.chunk(json!({"role": "assistant", "content": ""}), None, 0))
+                .await
+                .is_none()
+        {
             return;
         }
         for (number, piece) in self.pieces().iter().enumerate() {
@@ -203,8 +231,16 @@ impl Answer {
             if let Some(gap) = self.gap() {
                 sleep(gap).await;
             }
-            let delta = if self.chat { json!({"content": piece}) } else { json!(piece) };
-            if out.frame(&self.chunk(delta, None, number + 1)).await.is_none() {
+            let delta = if self.chat {
+                json!({"content": piece})
+            } else {
+                json!(piece)
+            };
+            if out
+                .frame(&self.chunk(delta, None, number + 1))
+                .await
+                .is_none()
+            {
                 return;
             }
         }
@@ -246,7 +282,8 @@ impl Answer {
                 true
             }
             Fault::Error(at) if at == number => {
-                out.send(b"data: {\"error\":{\"message\":\"told to\",\"code\":500}}\n\n").await;
+                out.send(b"data: {\"error\":{\"message\":\"told to\",\"code\":500}}\n\n")
+                    .await;
                 false
             }
             _ => true,
@@ -290,16 +327,24 @@ impl Out {
         }
         if self.trickles {
             for byte in bytes {
-                self.frames.send(Ok(Bytes::copy_from_slice(&[*byte]))).await.ok()?;
+                self.frames
+                    .send(Ok(Bytes::copy_from_slice(&[*byte])))
+                    .await
+                    .ok()?;
                 sleep(TRICKLE).await;
             }
             return Some(());
         }
-        self.frames.send(Ok(Bytes::copy_from_slice(bytes))).await.ok()
+        self.frames
+            .send(Ok(Bytes::copy_from_slice(bytes)))
+            .await
+            .ok()
     }
 
     async fn rest(&mut self) -> Option<()> {
-        let Some(at) = self.split_at else { return Some(()) };
+        let Some(at) = self.split_at else {
+            return Some(());
+        };
         let all = self.held.split().freeze();
         let at = at.min(all.len());
         self.frames.send(Ok(all.slice(..at))).await.ok()?;

@@ -207,8 +207,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         connections.spawn(async move {
             let _best_effort = stream.set_nodelay(true);
             let service = service_fn(|request| respond(request, Arc::clone(&shared)));
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
             // A client that goes, and a fault that is told to break the connection.
             let _broken = connection.await;
         });
@@ -230,7 +230,10 @@ async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Resp
             "/v1/models" => plain(StatusCode::OK, "{\"object\":\"list\",\"data\":[]}"),
             "/metrics" => {
                 let waiting = script.waiting;
-                plain(StatusCode::OK, &format!("vllm:num_requests_waiting{{engine=\"0\"}} {waiting}\n"))
+                plain(
+                    StatusCode::OK,
+                    &format!("vllm:num_requests_waiting{{engine=\"0\"}} {waiting}\n"),
+                )
             }
             _ => plain(StatusCode::NOT_FOUND, "{}"),
         });
@@ -238,7 +241,12 @@ async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Resp
     let running = shared.begin();
     let headers = request.headers().iter();
     let headers = headers
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
         .collect();
     let Ok(body) = request.into_body().collect().await else {
         return Err(Break);
@@ -266,14 +274,18 @@ async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Resp
         }
         _ => {}
     }
-    if script.most.is_some_and(|most| shared.running.load(Ordering::Acquire) > most) {
+    if script
+        .most
+        .is_some_and(|most| shared.running.load(Ordering::Acquire) > most)
+    {
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, &error("full")));
     }
     whole_or_stream(&path, body, script, running).await
 }
 
 fn error(message: &str) -> String {
-    json!({"error": {"message": message, "type": "scripted", "param": null, "code": null}}).to_string()
+    json!({"error": {"message": message, "type": "scripted", "param": null, "code": null}})
+        .to_string()
 }
 
 /// Never an error.

@@ -15,8 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::error::ApiError;
 use crate::api::limits;
-use crate::gateway::{self, Served};
-use crate::metering::Meter;
+use crate::gateway::{self, Answer, Served};
 use crate::types::{CallDelta, Delta, Event, Finish, TokenLogprob, ToolCall, Usage};
 
 /// Frames that may wait for a slow client.
@@ -99,13 +98,13 @@ impl Gathered {
 /// Reads as many answers as were asked for to their end, and gives them in the endpoint's form, or as a worker wrote them that
 /// speaks it.
 pub(super) async fn whole(
-    mut meter: Meter,
+    mut answer: Answer,
     answers: u32,
     form: impl FnOnce(Whole) -> Response,
 ) -> Result<Response, ApiError> {
-    match gather(&mut meter, answers).await? {
+    match gather(&mut answer, answers).await? {
         Gathering::Own(whole) => Ok(form(whole)),
-        Gathering::Relayed(body) => relayed(body, meter).await,
+        Gathering::Relayed(body) => relayed(body, answer).await,
     }
 }
 
@@ -115,10 +114,10 @@ enum Gathering {
     Relayed(Bytes),
 }
 
-async fn gather(meter: &mut Meter, answers: u32) -> Result<Gathering, ApiError> {
+async fn gather(answer: &mut Answer, answers: u32) -> Result<Gathering, ApiError> {
     let mut choices: Vec<_> = (0..answers).map(|_| Gathered::default()).collect();
     // A worker that breaks the order of its events is a fault of this side.
-    while let Some(event) = meter.next().await {
+    while let Some(event) = answer.next().await {
         match event.map_err(gateway::Error::from)? {
             Event::Delta(delta) => at(&mut choices, delta.choice)
                 .and_then(|choice| choice.add(delta))
@@ -142,14 +141,14 @@ async fn gather(meter: &mut Meter, answers: u32) -> Result<Gathering, ApiError> 
 }
 
 /// Reads an answer whole that a worker wrote in the client's form.
-pub(super) async fn whole_relayed(meter: Meter) -> Result<Response, ApiError> {
+pub(super) async fn whole_relayed(answer: Answer) -> Result<Response, ApiError> {
     let own_form = |_| ApiError::internal().into_response();
-    whole(meter, 0, own_form).await
+    whole(answer, 0, own_form).await
 }
 
 /// A body that is there waits for its charge.
-async fn relayed(body: Bytes, mut meter: Meter) -> Result<Response, ApiError> {
-    match meter.next().await {
+async fn relayed(body: Bytes, mut answer: Answer) -> Result<Response, ApiError> {
+    match answer.next().await {
         Some(Ok(Event::End { .. })) => {
             let json = HeaderValue::from_static("application/json");
             Ok(([(header::CONTENT_TYPE, json)], body).into_response())
@@ -164,10 +163,10 @@ fn at(choices: &mut [Gathered], choice: u32) -> Option<&mut Gathered> {
 }
 
 /// Sends an answer as it comes. Each event becomes frames; the last ones come once its charge stands.
-pub(super) fn streamed(mut meter: Meter, shape: impl Shape) -> Response {
-    meter.delivers();
+pub(super) fn streamed(mut answer: Answer, shape: impl Shape) -> Response {
+    answer.delivers();
     let (frames, reader) = mpsc::channel(FRAMES);
-    tokio::spawn(pump(meter, shape, frames, STALL));
+    tokio::spawn(pump(answer, shape, frames, STALL));
     let body = Body::from_stream(ReceiverStream::new(reader).map(Ok::<_, Infallible>));
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -179,9 +178,9 @@ pub(super) fn streamed(mut meter: Meter, shape: impl Shape) -> Response {
 }
 
 /// A task of its own, since a connection whose client stops reading isn't asked for more: nobody would
-/// notice, and the slot would be held for ever. Ending it drops the meter, which frees the slot and books what
+/// notice, and the slot would be held for ever. Ending it drops the answer, which frees the slot and books what
 /// was generated.
-async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Bytes>, stall: Duration) {
+async fn pump(mut answer: Answer, shape: impl Shape, frames: mpsc::Sender<Bytes>, stall: Duration) {
     let mut writer = Writer {
         shape,
         begun: HashSet::new(),
@@ -190,7 +189,7 @@ async fn pump(mut meter: Meter, shape: impl Shape, frames: mpsc::Sender<Bytes>, 
     };
     loop {
         let event = tokio::select! {
-            event = meter.next() => event,
+            event = answer.next() => event,
             () = frames.closed() => return,
             // Whoever stands between shall not take silence for death.
             () = tokio::time::sleep(KEEP_ALIVE) => {
@@ -232,7 +231,7 @@ impl<S: Shape> Writer<S> {
         match event {
             Event::Delta(delta) => self.delta(delta),
             Event::Finish { choice, finish } => self.finish(choice, finish),
-            Event::Relay { frames, ends } => {
+            Event::Relay { frames, ends, .. } => {
                 self.relays = true;
                 if ends {
                     self.ends.extend_from_slice(&frames);

@@ -140,16 +140,20 @@ pub(super) async fn answer(
     peeked: &Peeked,
 ) -> Result<Response, ApiError> {
     let known = peeked.known(endpoint)?;
-    let streams = known.request.relay.as_ref().is_some_and(|relay| relay.streams);
+    let streams = known
+        .request
+        .relay
+        .as_ref()
+        .is_some_and(|relay| relay.streams);
     let ask = Ask {
         class: asked.class(known.class),
         ..asked.ask(endpoint, &peeked.model, known.end_user, known.request)
     };
-    let (served, meter) = api.gateway.generate(ask).await?;
+    let (served, begun) = api.gateway.generate(ask).await?;
     let response = if streams {
-        streamed(meter, Never)
+        streamed(begun, Never)
     } else {
-        whole_relayed(meter).await?
+        whole_relayed(begun).await?
     };
     Ok(with_headers(response, &served))
 }
@@ -226,7 +230,10 @@ impl<'de> Deserialize<'de> for Prompts {
                 Ok(Prompts(1))
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Prompts, A::Error> {
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> Result<Prompts, A::Error> {
                 let mut count = 0_usize;
                 let mut numbers = true;
                 while let Some(element) = list.next_element::<Element>()? {

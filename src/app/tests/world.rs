@@ -136,8 +136,12 @@ impl World {
             let store = store::open(&self.url).await.unwrap();
             App::build(&self.config, store, |_| {
                 let fixed = vec![(vec![MODEL.into()], started)];
-                Ok(Workers { fixed, found: Vec::new() })
-            }).await
+                Ok(Workers {
+                    fixed,
+                    found: Vec::new(),
+                })
+            })
+            .await
         });
         self.life = Some(Life {
             runtime,
@@ -387,7 +391,7 @@ impl Client {
     }
 }
 
-async fn read(gateway: &Gateway, ask: Ask<Generate>, streams: bool) -> Fate {
+async fn read(gateway: &Arc<Gateway>, ask: Ask<Generate>, streams: bool) -> Fate {
     let mut meter = match gateway.generate(ask).await {
         Ok((_, meter)) => meter,
         Err(Error::Metering(metering::Error::Failed(Failure::Broken(_)))) => return Fate::Broken,

@@ -81,7 +81,10 @@ fn a_full_queue_costs_the_tenant_that_fills_it() {
     for item in ["a1", "a2", "a3", "a4"] {
         queue.push(&plain("a"), item, now).unwrap();
     }
-    assert_eq!(queue.push(&plain("a"), "a5", now).unwrap_err(), Full::Tenant);
+    assert_eq!(
+        queue.push(&plain("a"), "a5", now).unwrap_err(),
+        Full::Tenant
+    );
     let (_, evicted) = queue.push(&plain("b"), "b1", now).unwrap();
     assert_eq!(evicted, Some("a4"));
     let (_, evicted) = queue.push(&plain("b"), "b2", now).unwrap();
@@ -111,17 +114,31 @@ fn who_waits_for_long_goes_up_a_class() {
     let batch = claim("a", Class::Batch, 1.0, 1);
     queue.push(&batch, "old", start).unwrap();
     let at = |seconds| start + Duration::from_secs(seconds);
-    queue.push(&claim("b", Class::Interactive, 1.0, 1), "i", at(29)).unwrap();
+    queue
+        .push(&claim("b", Class::Interactive, 1.0, 1), "i", at(29))
+        .unwrap();
     assert_eq!(queue.next(at(29), |_| Fit::Now).unwrap().0, "i");
-    queue.push(&claim("b", Class::Standard, 1.0, 1_000), "s1", at(31)).unwrap();
-    queue.push(&claim("b", Class::Standard, 1.0, 1_000), "s2", at(31)).unwrap();
+    queue
+        .push(&claim("b", Class::Standard, 1.0, 1_000), "s1", at(31))
+        .unwrap();
+    queue
+        .push(&claim("b", Class::Standard, 1.0, 1_000), "s2", at(31))
+        .unwrap();
     // Of the class above now, where it takes its turn.
-    let two: Vec<_> = (0..2).map(|_| queue.next(at(31), |_| Fit::Now).unwrap().0).collect();
+    let two: Vec<_> = (0..2)
+        .map(|_| queue.next(at(31), |_| Fit::Now).unwrap().0)
+        .collect();
     assert!(two.contains(&"old"), "{two:?}");
+    assert_eq!(
+        queue.next(at(31), |_| Fit::Now).map(|_| queue.len()),
+        Some(0)
+    );
     // And up again, over whatever comes.
     queue.push(&batch, "older", at(40)).unwrap();
     assert!(queue.next(at(71), |_| Fit::Wait).is_none());
-    queue.push(&claim("b", Class::Standard, 1.0, 1), "s3", at(101)).unwrap();
+    queue
+        .push(&claim("b", Class::Standard, 1.0, 1), "s3", at(101))
+        .unwrap();
     assert_eq!(queue.next(at(102), |_| Fit::Now).unwrap().0, "older");
 }
 
@@ -169,7 +186,12 @@ impl Simulation {
     }
 
     fn arrive(&mut self, tenant: usize, prompt: i64, completion: i64) {
-        let claim = claim(&format!("t{tenant}"), Class::Standard, self.weights[tenant], prompt);
+        let claim = claim(
+            &format!("t{tenant}"),
+            Class::Standard,
+            self.weights[tenant],
+            prompt,
+        );
         let request = Request {
             tenant,
             prompt,
@@ -211,7 +233,9 @@ const LONGEST_ANSWER: i64 = 60;
 /// The most that two tenants were apart in what they were served while both waited, of ten with random loads.
 fn apart(seed: u64, slots: usize) -> f64 {
     let mut random = StdRng::seed_from_u64(seed);
-    let weights: Vec<_> = (0..10).map(|_| f64::from(random.random_range(1..=4_u32))).collect();
+    let weights: Vec<_> = (0..10)
+        .map(|_| f64::from(random.random_range(1..=4_u32)))
+        .collect();
     let loads: Vec<f64> = (0..10).map(|_| random.random_range(0.0..0.15)).collect();
     let least = weights.iter().copied().fold(f64::INFINITY, f64::min);
     let mut simulation = Simulation::new(slots, weights);

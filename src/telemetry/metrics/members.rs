@@ -40,12 +40,16 @@ impl MembersMetrics {
         let open = "1 while the worker's circuit breaker keeps requests away.";
         let places = "Requests that the worker is given at once: a setting, or what was learned.";
         let tokens = "Tokens that the worker's requests may take at most, as far as is known.";
-        let attempts =
-            "Attempts at workers, by outcome: answered, refused, failed, or unknown where the client went.";
+        let attempts = "Attempts at workers, by outcome: answered, refused, failed, or unknown where the client went.";
         Ok(Self {
             open: gauges(r, "worker_open", open, worker)?,
             places: gauges(r, "worker_places", places, worker)?,
-            taken: gauges(r, "worker_places_taken", "Places that requests hold.", worker)?,
+            taken: gauges(
+                r,
+                "worker_places_taken",
+                "Places that requests hold.",
+                worker,
+            )?,
             tokens: gauges(r, "worker_outstanding_tokens", tokens, worker)?,
             attempts: counters(r, "attempts_total", attempts, &["worker", "outcome"])?,
         })

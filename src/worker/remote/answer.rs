@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::Timeouts;
-use super::chunk::{Chunk, whole};
+use super::chunk::{Chunk, Names, whole};
 use super::frames::Frames;
 use crate::types::{Count, Event, Events, Failure, Progress, Usage};
 
@@ -26,6 +26,8 @@ pub(super) struct Bounds {
     pub(super) answers: u32,
     /// Tokens that one of them may have.
     pub(super) max_tokens: Option<u32>,
+    /// Tokens of the answer that another worker made: here they are part of the prompt.
+    pub(super) carried: u32,
 }
 
 /// Tokens that templates, tools and pictures may add to a prompt.
@@ -36,7 +38,9 @@ impl Bounds {
     fn allow(&self, told: Count, seen: u32) -> bool {
         let bytes = u32::try_from(self.request_bytes).unwrap_or(u32::MAX);
         let prompt = bytes.saturating_add(BESIDE_THE_TEXT);
-        let most = self.max_tokens.map(|each| each.saturating_mul(self.answers));
+        let most = self
+            .max_tokens
+            .map(|each| each.saturating_mul(self.answers));
         told.prompt_tokens <= prompt
             && told.cached_tokens <= told.prompt_tokens
             && most.is_none_or(|most| told.completion_tokens <= most)
@@ -48,7 +52,11 @@ impl Bounds {
         match told {
             Some(told) if self.allow(told, seen) => {
                 progress.guess(false);
-                progress.tell(told)
+                progress.tell(Count {
+                    prompt_tokens: told.prompt_tokens.saturating_sub(self.carried),
+                    completion_tokens: told.completion_tokens.saturating_add(self.carried),
+                    ..told
+                })
             }
             _ => false,
         }
@@ -67,13 +75,13 @@ fn usage(progress: &Progress) -> Usage {
 /// Reads a whole answer.
 pub(super) async fn read_whole(
     body: Incoming,
-    asked: &str,
+    names: &Names,
     bounds: Bounds,
     progress: &Progress,
 ) -> Result<Events, Failure> {
     let body = Limited::new(body, LONGEST_BODY).collect().await;
     let body = body.map_err(|_| Failure::Broken("its answer broke off".into()))?;
-    let (body, told) = whole(&body.to_bytes(), asked)?;
+    let (body, told) = whole(&body.to_bytes(), names)?;
     if !bounds.take(progress, told, 0) {
         // English has about four bytes a token.
         let tokens = u32::try_from(body.len() / 4).unwrap_or(u32::MAX);
@@ -83,6 +91,7 @@ pub(super) async fn read_whole(
         Event::Relay {
             frames: body.into(),
             ends: true,
+            text: None,
         },
         Event::End {
             usage: usage(progress),
@@ -95,12 +104,16 @@ pub(super) async fn read_whole(
 pub(super) struct Reading {
     body: Incoming,
     frames: Frames,
-    asked: String,
+    names: Names,
     shows_usage: bool,
+    /// The answer's text is to be told.
+    tells_text: bool,
     bounds: Bounds,
     progress: Arc<Progress>,
     timeouts: Timeouts,
     dispatched: Instant,
+    /// Text that was not told yet; `None` where there is more than text.
+    text: Option<String>,
     /// Frames that held something that was generated.
     tokens: u32,
     /// Choices that have ended.
@@ -118,8 +131,8 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(
         body: Incoming,
-        asked: String,
-        shows_usage: bool,
+        names: Names,
+        (shows_usage, tells_text): (bool, bool),
         bounds: Bounds,
         progress: Arc<Progress>,
         timeouts: Timeouts,
@@ -128,12 +141,14 @@ impl Reading {
         Self {
             body,
             frames: Frames::default(),
-            asked,
+            names,
             shows_usage,
+            tells_text,
             bounds,
             progress,
             timeouts,
             dispatched,
+            text: tells_text.then(String::new),
             tokens: 0,
             ended: 0,
             told: None,
@@ -211,19 +226,28 @@ impl Reading {
     }
 
     fn chunk(&mut self, data: &[u8]) -> Result<(), Failure> {
-        let chunk = Chunk::read(data, &self.asked, self.shows_usage)?;
+        let chunk = Chunk::read(data, &self.names, self.shows_usage)?;
         if chunk.has_token {
             self.tokens += 1;
             self.progress.advance();
         }
         if let Some(told) = chunk.usage {
             self.told = Some(told);
-            if !chunk.is_usage && self.bounds.take(&self.progress, Some(told), self.tokens) {
+            if !chunk.is_usage {
                 // So far; what comes later is told later.
+                self.bounds.take(&self.progress, Some(told), self.tokens);
             }
         }
         self.ended += chunk.ends;
+        match (&mut self.text, &chunk.text) {
+            (Some(all), Some(text)) => all.push_str(text),
+            (all, _) => *all = None,
+        }
         if chunk.is_usage && !self.shows_usage {
+            return Ok(());
+        }
+        // Whoever goes on with an answer opens none.
+        if self.bounds.carried > 0 && !chunk.has_token && chunk.ends == 0 && !chunk.is_usage {
             return Ok(());
         }
         let to = if chunk.ends > 0 || chunk.is_usage {
@@ -240,9 +264,11 @@ impl Reading {
     fn flush(&mut self) {
         if !self.out.is_empty() {
             let frames = self.out.split().freeze();
+            let text = self.text.as_mut().map(std::mem::take);
             self.ready.push_back(Ok(Event::Relay {
                 frames,
                 ends: false,
+                text: text.filter(|_| self.tells_text),
             }));
         }
     }
@@ -254,7 +280,15 @@ impl Reading {
         self.tail.extend_from_slice(b"data: [DONE]\n\n");
         let frames = self.tail.split().freeze();
         let usage = usage(&self.progress);
-        let last = [Event::Relay { frames, ends: true }, Event::End { usage }];
+        let ends = true;
+        let last = [
+            Event::Relay {
+                frames,
+                ends,
+                text: None,
+            },
+            Event::End { usage },
+        ];
         self.ready.extend(last.map(Ok));
     }
 

@@ -14,15 +14,23 @@ pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
     let mut body = Object::with_capacity(relay.body.len() + 256);
     body.field("model", &text(&job.model));
     // A budget may have made it less than was asked for.
-    let limit = job.request.max_tokens;
+    let spent = job.resume.as_ref().map_or(0, |resume| resume.tokens);
+    let limit = job
+        .request
+        .max_tokens
+        .map(|limit| limit.saturating_sub(spent).max(1));
     let mut limited = false;
     for field in relay.fields.iter() {
         let name = field.name.as_str();
         if OURS.contains(&name) {
             continue;
         }
-        match limit {
-            Some(limit) if LIMITS.contains(&name) => {
+        match (limit, &job.resume) {
+            (_, Some(resume)) if name == "messages" => {
+                let messages = relay.body.get(field.value.clone()).unwrap_or(b"[]");
+                body.field(name, &going_on(messages, &resume.text));
+            }
+            (Some(limit), _) if LIMITS.contains(&name) => {
                 limited = true;
                 body.field(name, limit.to_string().as_bytes());
             }
@@ -44,6 +52,9 @@ pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
         };
         body.field("stream_options", options);
     }
+    if job.resume.is_some() {
+        body.raw(traits.resume);
+    }
     if let Some(name) = traits.cache_salt {
         body.field(name, format!("\"{:016x}\"", salt(&job.tenant)).as_bytes());
     }
@@ -55,6 +66,19 @@ fn salt(tenant: &ProjectId) -> u64 {
     let mut hasher = DefaultHasher::new();
     tenant.hash(&mut hasher);
     hasher.finish()
+}
+
+/// The messages with the begin of the answer behind them.
+fn going_on(messages: &[u8], begun: &str) -> Vec<u8> {
+    let mut all = messages.trim_ascii_end().to_vec();
+    all.pop();
+    if all.trim_ascii() != b"[" {
+        all.push(b',');
+    }
+    all.extend_from_slice(br#"{"role":"assistant","content":"#);
+    all.extend_from_slice(&text(begun));
+    all.extend_from_slice(b"}]");
+    all
 }
 
 /// A JSON text of a string.
@@ -82,6 +106,11 @@ impl Object {
         self.0.extend_from_slice(value);
     }
 
+    /// Fields that are written already, with a comma before them.
+    fn raw(&mut self, fields: &str) {
+        self.0.extend_from_slice(fields.as_bytes());
+    }
+
     fn end(mut self) -> Vec<u8> {
         self.0.push(b'}');
         self.0
@@ -93,18 +122,38 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::types::{Class, Dialect, Field, Generate};
+    use crate::types::{Class, Dialect, Field, Generate, Resume};
     use crate::worker::remote::dialect::traits;
 
-    fn sent(json: &'static str, streams: bool, max_tokens: Option<u32>, dialect: Dialect) -> String {
-        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).unwrap();
+    fn sent(
+        json: &'static str,
+        streams: bool,
+        max_tokens: Option<u32>,
+        dialect: Dialect,
+    ) -> String {
+        sent_on(json, streams, max_tokens, dialect, None)
+    }
+
+    fn sent_on(
+        json: &'static str,
+        streams: bool,
+        max_tokens: Option<u32>,
+        dialect: Dialect,
+        resume: Option<Resume>,
+    ) -> String {
+        let fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json).unwrap();
         let mut from = 0;
         let place = |name: &String| {
             let value = json[from..].find(&format!("\"{name}\":")).unwrap() + from + name.len() + 3;
-            let mut read = serde_json::Deserializer::from_str(&json[value..]).into_iter::<serde_json::Value>();
+            let mut read =
+                serde_json::Deserializer::from_str(&json[value..]).into_iter::<serde_json::Value>();
             read.next().unwrap().unwrap();
             from = value + read.byte_offset();
-            Field { name: name.clone(), value: value..from }
+            Field {
+                name: name.clone(),
+                value: value..from,
+            }
         };
         let relay = Relay {
             endpoint: Endpoint::Chat,
@@ -114,9 +163,15 @@ mod tests {
             include_usage: false,
         };
         let job = Job {
-            request: Arc::new(Generate { max_tokens, ..Generate::default() }),
+            request: Arc::new(Generate {
+                max_tokens,
+                ..Generate::default()
+            }),
             model: "Org/Model".into(),
             asked: "legal".into(),
+            id: "chatcmpl-1".into(),
+            resumable: false,
+            resume,
             tenant: "proj_a".into(),
             class: Class::Standard,
             adapter: None,
@@ -143,6 +198,28 @@ mod tests {
         let to_vllm = sent(json, true, None, Dialect::Vllm);
         assert!(to_vllm.contains(r#""continuous_usage_stats":true"#));
         assert!(to_vllm.contains(r#""cache_salt":""#));
+    }
+
+    #[test]
+    fn another_goes_on_with_the_begin_of_an_answer() {
+        let json =
+            r#"{"model":"legal","messages":[{"role":"user","content":"hi"}],"max_tokens":10}"#;
+        let begun = || {
+            Some(Resume {
+                text: "a \"b".into(),
+                tokens: 4,
+            })
+        };
+        let messages = r#""messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"a \"b"}],"max_tokens":6"#;
+        assert_eq!(
+            sent_on(json, false, Some(10), Dialect::LlamaServer, begun()),
+            format!(r#"{{"model":"Org/Model",{messages}}}"#)
+        );
+        let to_vllm = sent_on(json, false, Some(10), Dialect::Vllm, begun());
+        assert!(
+            to_vllm.contains(&format!(r#"{messages},"continue_final_message":true,"#)),
+            "{to_vllm}"
+        );
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::types::{Count, Failure};
 #[derive(Deserialize)]
 struct Parts<'a> {
     #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
     model: Option<&'a RawValue>,
     #[serde(borrow)]
     choices: Option<&'a RawValue>,
@@ -75,15 +77,22 @@ pub(super) struct Chunk {
     pub(super) is_usage: bool,
     /// What the worker says was used until now.
     pub(super) usage: Option<Count>,
+    /// Its text, where it holds nothing else that was generated.
+    pub(super) text: Option<String>,
+}
+
+/// How an answer is called to the client: JSON texts.
+pub(super) struct Names {
+    pub(super) id: String,
+    pub(super) model: String,
 }
 
 impl Chunk {
-    /// Reads a frame. Its model gets the name that the client asked for, a JSON text; what was used is
-    /// left out unless it is to be shown.
+    /// Reads a frame. It gets the client's names; what was used is left out unless it is to be shown.
     ///
     /// # Errors
     /// It is no JSON object, or tells of an error.
-    pub(super) fn read(data: &[u8], asked: &str, shows_usage: bool) -> Result<Self, Failure> {
+    pub(super) fn read(data: &[u8], names: &Names, shows_usage: bool) -> Result<Self, Failure> {
         let parts = parts(data)?;
         let choices: Vec<Choice<'_>> = match parts.choices {
             Some(choices) => {
@@ -93,9 +102,7 @@ impl Chunk {
         };
         let is_usage = choices.is_empty() && parts.usage.is_some_and(|usage| usage.get() != "null");
         let mut changes = Changes::new(data);
-        if let Some(model) = parts.model {
-            changes.replace(model, asked);
-        }
+        changes.rename(&parts, names);
         let shown = shows_usage && is_usage;
         if let Some(usage) = parts.usage.filter(|_| !shown) {
             changes.remove("usage", usage);
@@ -109,20 +116,23 @@ impl Chunk {
                 .count(),
             is_usage,
             usage: parts.usage.and_then(count),
+            text: match choices.as_slice() {
+                [] => Some(String::new()),
+                [choice] => choice.plain_text(),
+                _ => None,
+            },
         })
     }
 }
 
 /// A whole answer as the client is to see it, and what it took.
-pub(super) fn whole(body: &[u8], asked: &str) -> Result<(Vec<u8>, Option<Count>), Failure> {
+pub(super) fn whole(body: &[u8], names: &Names) -> Result<(Vec<u8>, Option<Count>), Failure> {
     let parts = parts(body)?;
     if parts.choices.is_none() {
         return Err(garbled("its answer, which has no choices"));
     }
     let mut changes = Changes::new(body);
-    if let Some(model) = parts.model {
-        changes.replace(model, asked);
-    }
+    changes.rename(&parts, names);
     Ok((changes.apply(), parts.usage.and_then(count)))
 }
 
@@ -145,26 +155,44 @@ fn count(usage: &RawValue) -> Option<Count> {
     let details = usage.prompt_tokens_details;
     Some(Count {
         prompt_tokens: usage.prompt_tokens,
-        cached_tokens: details.and_then(|details| details.cached_tokens).unwrap_or(0),
+        cached_tokens: details
+            .and_then(|details| details.cached_tokens)
+            .unwrap_or(0),
         completion_tokens: usage.completion_tokens,
     })
 }
 
 impl Choice<'_> {
     fn has_token(&self) -> bool {
-        let delta = self.delta.as_ref().is_some_and(|delta| {
-            [
-                delta.content,
-                delta.reasoning_content,
-                delta.reasoning,
-                delta.refusal,
-                delta.tool_calls,
-                delta.function_call,
-            ]
-            .into_iter()
-            .any(holds)
-        });
-        delta || holds(self.text)
+        let delta = self.delta.as_ref();
+        holds(self.text) || delta.is_some_and(|delta| holds(delta.content) || delta.has_more())
+    }
+
+    /// Its content, where it has nothing else.
+    fn plain_text(&self) -> Option<String> {
+        let Some(delta) = &self.delta else {
+            return Some(String::new());
+        };
+        match delta.content {
+            _ if delta.has_more() => None,
+            Some(content) => serde_json::from_str::<Option<String>>(content.get())
+                .ok()
+                .map(Option::unwrap_or_default),
+            None => Some(String::new()),
+        }
+    }
+}
+
+impl Delta<'_> {
+    fn has_more(&self) -> bool {
+        let more = [
+            self.reasoning_content,
+            self.reasoning,
+            self.refusal,
+            self.tool_calls,
+            self.function_call,
+        ];
+        more.into_iter().any(holds)
     }
 }
 
@@ -189,6 +217,14 @@ impl<'a> Changes<'a> {
     /// Where a value stands that was read from the text.
     fn place(&self, value: &RawValue) -> usize {
         value.get().as_ptr().addr() - self.text.as_ptr().addr()
+    }
+
+    fn rename(&mut self, parts: &Parts<'_>, names: &'a Names) {
+        for (value, name) in [(parts.id, &names.id), (parts.model, &names.model)] {
+            if let Some(value) = value {
+                self.replace(value, name);
+            }
+        }
     }
 
     fn replace(&mut self, value: &RawValue, by: &'a str) {
@@ -234,8 +270,15 @@ impl<'a> Changes<'a> {
 mod tests {
     use super::*;
 
+    fn names() -> Names {
+        Names {
+            id: "\"own\"".into(),
+            model: "\"asked\"".into(),
+        }
+    }
+
     fn read(json: &str, shows_usage: bool) -> (String, Chunk) {
-        let chunk = Chunk::read(json.as_bytes(), "\"asked\"", shows_usage).unwrap();
+        let chunk = Chunk::read(json.as_bytes(), &names(), shows_usage).unwrap();
         let text = String::from_utf8(chunk.json.clone()).unwrap();
         serde_json::from_str::<serde_json::Value>(&text).unwrap();
         (text, chunk)
@@ -249,7 +292,7 @@ mod tests {
         );
         assert_eq!(
             text,
-            r#"{"id":"a","model" : "asked","choices":[{"index":0,"delta":{"content":"\"model\":\"x\" 水"},"finish_reason":null}],"x":{"model":1}}"#
+            r#"{"id":"own","model" : "asked","choices":[{"index":0,"delta":{"content":"\"model\":\"x\" 水"},"finish_reason":null}],"x":{"model":1}}"#
         );
         assert!(chunk.has_token && chunk.ends == 0 && !chunk.is_usage);
     }
@@ -263,9 +306,18 @@ mod tests {
         };
         let usage = r#"{"prompt_tokens":5,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}"#;
         for (json, left) in [
-            (format!(r#"{{"usage" : {usage} , "choices":[]}}"#), r#"{ "choices":[]}"#),
-            (format!(r#"{{"choices":[] , "usage":{usage}}}"#), r#"{"choices":[] }"#),
-            (format!(r#"{{"choices":[],"usage":{usage},"x":1}}"#), r#"{"choices":[],"x":1}"#),
+            (
+                format!(r#"{{"usage" : {usage} , "choices":[]}}"#),
+                r#"{ "choices":[]}"#,
+            ),
+            (
+                format!(r#"{{"choices":[] , "usage":{usage}}}"#),
+                r#"{"choices":[] }"#,
+            ),
+            (
+                format!(r#"{{"choices":[],"usage":{usage},"x":1}}"#),
+                r#"{"choices":[],"x":1}"#,
+            ),
             (format!(r#"{{"usage":{usage}}}"#), "{}"),
         ] {
             let (text, chunk) = read(&json, false);
@@ -286,10 +338,26 @@ mod tests {
     #[test]
     fn what_no_token_was_spent_on_is_known() {
         for (json, has_token, ends) in [
-            (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, false, 0),
-            (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, false, 1),
-            (r#"{"choices":[{"delta":{"tool_calls":[{}]}},{"text":"x","finish_reason":"length"}]}"#, true, 1),
-            (r#"{"choices":[{"text":"","finish_reason":null}]}"#, false, 0),
+            (
+                r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
+                false,
+                0,
+            ),
+            (
+                r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+                false,
+                1,
+            ),
+            (
+                r#"{"choices":[{"delta":{"tool_calls":[{}]}},{"text":"x","finish_reason":"length"}]}"#,
+                true,
+                1,
+            ),
+            (
+                r#"{"choices":[{"text":"","finish_reason":null}]}"#,
+                false,
+                0,
+            ),
         ] {
             let chunk = read(json, false).1;
             assert_eq!((chunk.has_token, chunk.ends), (has_token, ends), "{json}");
@@ -298,7 +366,12 @@ mod tests {
 
     #[test]
     fn a_usage_that_is_none_counts_as_none() {
-        for usage in ["null", "7", r#"{"prompt_tokens":-1}"#, r#"{"prompt_tokens":99999999999}"#] {
+        for usage in [
+            "null",
+            "7",
+            r#"{"prompt_tokens":-1}"#,
+            r#"{"prompt_tokens":99999999999}"#,
+        ] {
             let json = format!(r#"{{"choices":[{{"text":"x"}}],"usage":{usage}}}"#);
             assert_eq!(read(&json, false).1.usage, None, "{usage}");
         }
@@ -306,8 +379,15 @@ mod tests {
 
     #[test]
     fn what_is_no_chunk_breaks_the_answer() {
-        for data in ["", "x", "[]", "{\"choices\":7}", "{\"error\":{\"message\":\"secret\"}}", "{\"model\":1,\"model\":2}"] {
-            let failure = Chunk::read(data.as_bytes(), "\"asked\"", false).unwrap_err();
+        for data in [
+            "",
+            "x",
+            "[]",
+            "{\"choices\":7}",
+            "{\"error\":{\"message\":\"secret\"}}",
+            "{\"model\":1,\"model\":2}",
+        ] {
+            let failure = Chunk::read(data.as_bytes(), &names(), false).unwrap_err();
             assert!(matches!(failure, Failure::Broken(_)));
             assert!(!failure.to_string().contains("secret"));
         }

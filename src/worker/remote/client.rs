@@ -89,7 +89,11 @@ impl Client {
     }
 
     /// Sends a JSON body, and gives the response as soon as its head is there. Nothing of the client's own headers goes along.
-    pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, Error> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, Error> {
         self.send(Method::POST, self.at(path)?, body.into()).await
     }
 

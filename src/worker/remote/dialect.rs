@@ -13,6 +13,8 @@ pub(super) struct Traits {
     pub(super) waiting: &'static [&'static str],
     /// It can tell in each frame of a stream what was used until then.
     pub(super) continuous_usage: bool,
+    /// Asked to go on with an unfinished answer, which is the last message, it wants to be told so by this.
+    pub(super) resume: &'static str,
     /// It keeps prompts' states apart by this field's value.
     pub(super) cache_salt: Option<&'static str>,
 }
@@ -23,6 +25,7 @@ const PLAIN: Traits = Traits {
     waiting: &[],
     continuous_usage: false,
     cache_salt: None,
+    resume: "",
 };
 
 /// By the kind of server.
@@ -37,16 +40,19 @@ pub(super) fn traits(dialect: Dialect) -> Traits {
             waiting: &["vllm:num_requests_waiting"],
             continuous_usage: true,
             cache_salt: Some("cache_salt"),
+            resume: r#","continue_final_message":true,"add_generation_prompt":false"#,
             ..PLAIN
         },
         Dialect::Sglang => Traits {
             waiting: &["sglang:num_queue_reqs"],
+            resume: r#","continue_final_message":true"#,
             ..PLAIN
         },
         Dialect::Tgi => Traits {
             waiting: &["tgi_queue_size"],
             ..PLAIN
         },
+        // It goes on with a last message of the assistant by itself.
         Dialect::LlamaServer => Traits {
             waiting: &["llamacpp:requests_deferred"],
             ..PLAIN

@@ -39,11 +39,7 @@ impl Discovery {
     ///
     /// # Errors
     /// The system's DNS configuration can't be read.
-    pub fn new(
-        options: Options,
-        dns: Option<SocketAddr>,
-        every: Duration,
-    ) -> Result<Self, String> {
+    pub fn new(options: Options, dns: Option<SocketAddr>, every: Duration) -> Result<Self, String> {
         let provider = TokioConnectionProvider::default();
         let mut builder = match dns {
             None => TokioResolver::builder(provider).map_err(|error| error.to_string())?,

@@ -90,7 +90,9 @@ impl Remote {
         progress.start(guess);
         let reading = async {
             let path = Endpoint::Embeddings.path();
-            let response = self.send(path, body, self.timeouts.answer, progress).await?;
+            let response = self
+                .send(path, body, self.timeouts.answer, progress)
+                .await?;
             let body = Limited::new(response.into_body(), LONGEST).collect().await;
             Ok(body.map_err(|_| refusal::broke_off())?.to_bytes())
         };
@@ -106,7 +108,10 @@ impl Remote {
             progress.guess(false);
         }
         Ok(Embedded {
-            vectors: vectors.into_iter().collect::<Option<_>>().ok_or_else(garbled)?,
+            vectors: vectors
+                .into_iter()
+                .collect::<Option<_>>()
+                .ok_or_else(garbled)?,
             prompt_tokens: answer.usage.map_or(guess, |usage| usage.prompt_tokens),
         })
     }

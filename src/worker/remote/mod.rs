@@ -25,10 +25,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use discover::{Change, Discovery};
 
 use super::{Health, Worker};
-use crate::types::{
-    Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay,
-};
+use crate::types::{Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay};
 use answer::{Bounds, Reading, read_whole};
+use chunk::Names;
 use client::{Client, Error};
 use dialect::{Traits, traits};
 use probe::Status;
@@ -163,11 +162,17 @@ impl Remote {
             request_bytes: body.len(),
             answers: job.request.answers(),
             max_tokens: job.request.max_tokens,
+            carried: job.resume.as_ref().map_or(0, |resume| resume.tokens),
         };
         // Until the worker says how many there are; English has about four bytes a token.
         progress.guess(true);
         progress.start(u32::try_from(relay.body.len() / 4).unwrap_or(u32::MAX));
-        let asked = String::from_utf8_lossy(&body::text(&job.asked)).into_owned();
+        progress.advance_by(bounds.carried);
+        let name = |name| String::from_utf8_lossy(&body::text(name)).into_owned();
+        let names = Names {
+            id: name(&job.id),
+            model: name(&job.asked),
+        };
         let (dispatched, limit) = (Instant::now(), self.timeouts.answer);
         let path = relay.endpoint.path();
         if relay.streams {
@@ -175,8 +180,8 @@ impl Remote {
             let response = self.send(path, body, wait, &progress).await?;
             let reading = Reading::new(
                 response.into_body(),
-                asked,
-                relay.include_usage,
+                names,
+                (relay.include_usage, job.resumable),
                 bounds,
                 progress,
                 self.timeouts,
@@ -185,7 +190,7 @@ impl Remote {
             return Ok(reading.events());
         }
         let response = self.send(path, body, limit, &progress).await?;
-        let reading = read_whole(response.into_body(), &asked, bounds, &progress);
+        let reading = read_whole(response.into_body(), &names, bounds, &progress);
         tokio::time::timeout(answer::left(limit, dispatched), reading)
             .await
             .unwrap_or_else(|_| Err(Failure::Broken("its answer did not come in time".into())))

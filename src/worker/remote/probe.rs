@@ -84,7 +84,9 @@ pub(super) async fn run(
         }
         if !traits.waiting.is_empty() && status.health() == Health::Ready {
             let waiting = waiting(&client, &traits, metrics.clone()).await;
-            status.waiting.store(waiting.unwrap_or(0), Ordering::Relaxed);
+            status
+                .waiting
+                .store(waiting.unwrap_or(0), Ordering::Relaxed);
         }
     };
     loop {
@@ -99,7 +101,9 @@ pub(super) async fn run(
 }
 
 async fn once(client: &Client, traits: &Traits) -> Result<(), String> {
-    let uri = client.at(traits.health).map_err(|error| error.to_string())?;
+    let uri = client
+        .at(traits.health)
+        .map_err(|error| error.to_string())?;
     let asked = tokio::time::timeout(LONGEST_WAIT, client.get(uri, LONGEST)).await;
     match asked {
         Err(_) => Err("it does not answer when it is asked how it is".into()),
@@ -148,7 +152,13 @@ mod tests {
             vllm:num_requests_waiting{engine=\"1\",model_name=\"a\"} 4.0 1700000000\n\
             vllm:num_requests_waiting_other 50\nvllm:num_requests_running 7\n";
         assert_eq!(sum(page, &["vllm:num_requests_waiting"]), 7);
-        assert_eq!(sum("llamacpp:requests_deferred 2\n", &["llamacpp:requests_deferred"]), 2);
+        assert_eq!(
+            sum(
+                "llamacpp:requests_deferred 2\n",
+                &["llamacpp:requests_deferred"]
+            ),
+            2
+        );
         assert_eq!(sum("", &["x"]), 0);
     }
 }

@@ -70,17 +70,40 @@ mod tests {
     #[test]
     fn a_refusal_is_told_in_the_worker_s_words() {
         for (body, message, param) in [
-            (r#"{"error":{"message":"too hot","type":"x","param":"temperature","code":null}}"#, "too hot", Some("temperature")),
-            (r#"{"object":"error","message":"too hot","type":"BadRequestError","param":null,"code":400}"#, "too hot", None),
-            (r#"{"error":"too hot","error_type":"validation"}"#, "too hot", None),
-            ("<html>", "the model's worker refused this: 400 Bad Request", None),
+            (
+                r#"{"error":{"message":"too hot","type":"x","param":"temperature","code":null}}"#,
+                "too hot",
+                Some("temperature"),
+            ),
+            (
+                r#"{"object":"error","message":"too hot","type":"BadRequestError","param":null,"code":400}"#,
+                "too hot",
+                None,
+            ),
+            (
+                r#"{"error":"too hot","error_type":"validation"}"#,
+                "too hot",
+                None,
+            ),
+            (
+                "<html>",
+                "the model's worker refused this: 400 Bad Request",
+                None,
+            ),
         ] {
-            let Failure::Refused { status: 400, param: told_param, message: told_message, .. } =
-                told(StatusCode::BAD_REQUEST, body.as_bytes())
+            let Failure::Refused {
+                status: 400,
+                param: told_param,
+                message: told_message,
+                ..
+            } = told(StatusCode::BAD_REQUEST, body.as_bytes())
             else {
                 panic!("{body}");
             };
-            assert_eq!((told_message.as_str(), told_param.as_deref()), (message, param));
+            assert_eq!(
+                (told_message.as_str(), told_param.as_deref()),
+                (message, param)
+            );
         }
     }
 }

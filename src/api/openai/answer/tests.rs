@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::metering::Meter;
 use crate::metering::{Flight, Metering, Options};
 use crate::telemetry::Metrics;
 use crate::types::{
@@ -88,8 +89,8 @@ impl Desk {
 fn meter(
     flight: Flight,
     events: impl Stream<Item = Result<Event, Failure>> + Send + 'static,
-) -> Meter {
-    Meter::new(Box::pin(events), flight, Instant::now())
+) -> Answer {
+    Meter::new(Box::pin(events), flight, Instant::now()).into()
 }
 
 fn delta(choice: u32, text: &str) -> Event {
@@ -287,13 +288,13 @@ async fn a_client_that_stops_reading_is_gone_after_a_while_and_pays_for_what_was
     drop(desk.metering);
     desk.writer.await.unwrap();
     let rows = desk.store.usage(&UsageQuery::default()).await.unwrap();
-    // The first frame names the choice, three more waited, and for one there was no room.
+    // Four pieces waited, and for one there was no room.
     assert_eq!(
         (
             rows[0].requests,
             rows[0].prompt_tokens,
             rows[0].completion_tokens
         ),
-        (1, 7, 4)
+        (1, 7, 5)
     );
 }

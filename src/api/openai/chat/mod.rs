@@ -20,11 +20,7 @@ use crate::api::{Api, Shared};
 use crate::gateway::Ask;
 use crate::types::Endpoint;
 
-pub(in crate::api) async fn create(
-    State(api): Shared,
-    asked: Asked,
-    Raw(bytes): Raw,
-) -> Response {
+pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = match peek(bytes) {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),
@@ -44,34 +40,34 @@ async fn decoded(
     peeked: &Peeked,
     relayed: bool,
 ) -> Result<Response, ApiError> {
-        let mut request: Request = peeked.decode()?;
-        let request_id = asked.request;
-        let streams = request.streams();
-        let end_user = request.end_user()?;
-        let (manner, class) = (request.manner(), asked.class(request.class()));
-        let mut body = request.decode()?;
-        if relayed {
-            body.relay = Some(peeked.relay(Endpoint::Chat)?);
-        }
-        let answers = body.answers();
-        let ask = Ask {
-            class,
-            ..asked.ask(Endpoint::Chat, &peeked.model, end_user, body)
-        };
-        let (served, meter) = api.gateway.generate(ask).await?;
-        let chat = Chat {
-            id: format!("chatcmpl-{}", request_id.simple()),
-            created: Timestamp::now().as_second(),
-            model: served.model.to_string(),
-            manner,
-        };
-        let response = if streams {
-            streamed(meter, chat)
-        } else {
-            let json = |whole| axum::Json(chat.completion(whole)).into_response();
-            whole(meter, answers, json).await?
-        };
-        Ok(with_headers(response, &served))
+    let mut request: Request = peeked.decode()?;
+    let streams = request.streams();
+    let end_user = request.end_user()?;
+    let (manner, class) = (request.manner(), asked.class(request.class()));
+    let mut body = request.decode()?;
+    if relayed {
+        body.relay = Some(peeked.relay(Endpoint::Chat)?);
+    }
+    let answers = body.answers();
+    let ask = Ask {
+        class,
+        ..asked.ask(Endpoint::Chat, &peeked.model, end_user, body)
+    };
+    let id = ask.answer_id();
+    let (served, begun) = api.gateway.generate(ask).await?;
+    let chat = Chat {
+        id,
+        created: Timestamp::now().as_second(),
+        model: served.model.to_string(),
+        manner,
+    };
+    let response = if streams {
+        streamed(begun, chat)
+    } else {
+        let json = |whole| axum::Json(chat.completion(whole)).into_response();
+        whole(begun, answers, json).await?
+    };
+    Ok(with_headers(response, &served))
 }
 
 /// Counts the answer, and gives it.

@@ -12,20 +12,16 @@ use jiff::Timestamp;
 use self::answer::Text;
 use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
-use super::relay::{self, Peeked, peek};
 use super::chat::observed;
+use super::relay::{self, Peeked, peek};
+use crate::api::Api;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Raw;
-use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::types::Endpoint;
 
-pub(in crate::api) async fn create(
-    State(api): Shared,
-    asked: Asked,
-    Raw(bytes): Raw,
-) -> Response {
+pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = match peek(bytes) {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
@@ -45,33 +41,33 @@ async fn decoded(
     peeked: &Peeked,
     relayed: bool,
 ) -> Result<Response, ApiError> {
-        let mut request: Request = peeked.decode()?;
-        let request_id = asked.request;
-        let streams = request.streams();
-        let include_usage = request.includes_usage();
-        let end_user = end_user("user", request.user.take())?;
-        let mut body = request.decode()?;
-        if relayed {
-            body.relay = Some(peeked.relay(Endpoint::Completions)?);
-        }
-        let answers = body.answers();
-        let asks_logprobs = body.top_logprobs.is_some();
-        let ask = asked.ask(Endpoint::Completions, &peeked.model, end_user, body);
-        let (served, meter) = api.gateway.generate(ask).await?;
-        let text = Text::new(
-            format!("cmpl-{}", request_id.simple()),
-            Timestamp::now().as_second(),
-            served.model.to_string(),
-            asks_logprobs,
-            include_usage,
-        );
-        let response = if streams {
-            streamed(meter, text)
-        } else {
-            let json = |whole| axum::Json(text.completion(whole)).into_response();
-            whole(meter, answers, json).await?
-        };
-        Ok(with_headers(response, &served))
+    let mut request: Request = peeked.decode()?;
+    let streams = request.streams();
+    let include_usage = request.includes_usage();
+    let end_user = end_user("user", request.user.take())?;
+    let mut body = request.decode()?;
+    if relayed {
+        body.relay = Some(peeked.relay(Endpoint::Completions)?);
+    }
+    let answers = body.answers();
+    let asks_logprobs = body.top_logprobs.is_some();
+    let ask = asked.ask(Endpoint::Completions, &peeked.model, end_user, body);
+    let id = ask.answer_id();
+    let (served, begun) = api.gateway.generate(ask).await?;
+    let text = Text::new(
+        id,
+        Timestamp::now().as_second(),
+        served.model.to_string(),
+        asks_logprobs,
+        include_usage,
+    );
+    let response = if streams {
+        streamed(begun, text)
+    } else {
+        let json = |whole| axum::Json(text.completion(whole)).into_response();
+        whole(begun, answers, json).await?
+    };
+    Ok(with_headers(response, &served))
 }
 
 #[cfg(test)]
