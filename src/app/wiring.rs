@@ -14,13 +14,13 @@ use crate::config::{Config, WorkerConfig};
 use crate::gateway::Gateway;
 use crate::metering::{self, Metering};
 use crate::router::Router;
-use crate::scheduler::{self, Scheduler};
+use crate::scheduler::{self, Assigned, Scheduler};
 use crate::telemetry::Metrics;
 use crate::tenancy::{Admin, Limiter, Notices, Tenancy, Webhook};
 use crate::types::{
     Actor, Caller, Claim, Dimension, Ledger, Membership, Store, TenantStore, UsageQuery,
 };
-use crate::worker::{Change, Discovery, Worker};
+use crate::worker::{Change, Discovery};
 
 /// The project that the bootstrap key pays from, and the key's public name.
 const BOOTSTRAP_PROJECT: &str = "local";
@@ -33,7 +33,7 @@ const LAST_COMMITS: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Workers {
     /// Those that are there from the start.
-    pub(super) fixed: Vec<(Vec<Arc<str>>, Arc<dyn Worker>)>,
+    pub(super) fixed: Vec<Assigned>,
     /// Where others are looked for.
     pub(super) found: Vec<(Vec<Arc<str>>, Discovery)>,
 }
@@ -95,13 +95,8 @@ impl App {
             tokio::spawn(Arc::clone(&limiter).tidy(stop.clone())),
             tokio::spawn(notices.run(stop.clone())),
         ];
-        let workers = start(&metrics)?;
-        let scheduler = Arc::new(scheduler(config, workers.fixed, &metrics));
-        background.push(tokio::spawn(Arc::clone(&scheduler).tend(stop.clone())));
-        for (pools, discovery) in workers.found {
-            let following = follow(discovery, pools, Arc::clone(&scheduler), stop.clone());
-            background.push(tokio::spawn(following));
-        }
+        let (scheduler, tending) = schedule(config, start(&metrics)?, &metrics, &stop);
+        background.extend(tending);
         let gateway = Gateway {
             tenancy: tenancy(config, &store).await?,
             limiter,
@@ -215,6 +210,22 @@ async fn bootstrap_caller(store: &dyn TenantStore) -> Result<Caller> {
     })
 }
 
+/// The scheduler, and what looks after it.
+fn schedule(
+    config: &Config,
+    workers: Workers,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> (Arc<Scheduler>, Vec<JoinHandle<()>>) {
+    let scheduler = Arc::new(scheduler(config, workers.fixed, metrics));
+    let mut tasks = vec![tokio::spawn(Arc::clone(&scheduler).tend(stop.clone()))];
+    for (pools, discovery) in workers.found {
+        let following = follow(discovery, pools, Arc::clone(&scheduler), stop.clone());
+        tasks.push(tokio::spawn(following));
+    }
+    (scheduler, tasks)
+}
+
 /// Lets workers join and leave as they come and go.
 async fn follow(
     mut discovery: Discovery,
@@ -225,18 +236,17 @@ async fn follow(
     while let Some(changes) = stop.run_until_cancelled(discovery.next()).await {
         for change in changes {
             match change {
-                Change::Join(worker) => scheduler.join(&pools, worker),
+                Change::Join(worker) => scheduler.join(Assigned {
+                    pools: pools.clone(),
+                    worker,
+                }),
                 Change::Leave(worker) => scheduler.leave(&worker),
             }
         }
     }
 }
 
-fn scheduler(
-    config: &Config,
-    workers: Vec<(Vec<Arc<str>>, Arc<dyn Worker>)>,
-    metrics: &Metrics,
-) -> Scheduler {
+fn scheduler(config: &Config, workers: Vec<Assigned>, metrics: &Metrics) -> Scheduler {
     let limits = scheduler::Limits {
         max_queue: config.scheduler.max_queue,
         max_queue_per_tenant: config.scheduler.queue_per_project(),

@@ -9,6 +9,7 @@ use anyhow::{Context, Error, Result};
 use super::wiring::Workers;
 use crate::cli::model::{layouts_dir, trials_dir, weights_of};
 use crate::config::{Config, Discover, EngineKind, RemoteConfig, WorkerConfig};
+use crate::scheduler::Assigned;
 use crate::telemetry::Metrics;
 use crate::worker::{
     self, BertOptions, Discovery, LlamaOptions, Remote, RemoteOptions, RemoteTimeouts, RemoteTls,
@@ -33,9 +34,13 @@ pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Workers> {
             (EngineKind::Remote, None) => {
                 let remote = remote_options(worker).and_then(Remote::start);
                 let remote = remote.map_err(Error::msg).with_context(about)?;
-                workers.fixed.push((pools, Arc::new(remote)));
+                let worker = Arc::new(remote);
+                workers.fixed.push(Assigned { pools, worker });
             }
-            _ => workers.fixed.push((pools, start_one(worker, metrics)?)),
+            _ => {
+                let worker = start_one(worker, metrics)?;
+                workers.fixed.push(Assigned { pools, worker });
+            }
         }
     }
     Ok(workers)

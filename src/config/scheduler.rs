@@ -6,7 +6,8 @@ use serde::Deserialize;
 pub struct SchedulerConfig {
     /// Requests that may wait for one model; more get 503 with Retry-After.
     pub max_queue: usize,
-    /// Of one project; more get 429 with Retry-After. A quarter of `max_queue` by default.
+    /// Of one project; more get 429 with Retry-After. As many as of all by default: where the queue is full, whoever has
+    /// the most in it makes way for a project that has less.
     pub max_queue_per_project: Option<usize>,
     /// How long one may wait, in milliseconds; then it gets 503 `queue_timeout`.
     pub queue_timeout_ms: u64,
@@ -39,8 +40,7 @@ impl SchedulerConfig {
     /// Of one project, so many may wait for one model.
     #[must_use]
     pub fn queue_per_project(&self) -> usize {
-        let quarter = self.max_queue.div_ceil(4);
-        self.max_queue_per_project.unwrap_or(quarter)
+        self.max_queue_per_project.unwrap_or(self.max_queue)
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -154,7 +154,7 @@ impl<T> FairQueue<T> {
         now: Instant,
     ) -> Result<(Ticket, Option<T>), Full> {
         let own = self.of_tenant(&claim.tenant);
-        if own >= self.bounds.tenant {
+        if own >= self.bounds.tenant && self.bounds.tenant < self.bounds.total {
             return Err(Full::Tenant);
         }
         let evicted = if self.len() < self.bounds.total {

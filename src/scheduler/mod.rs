@@ -75,6 +75,14 @@ pub struct Need {
     pub avoid: Vec<Arc<str>>,
 }
 
+/// A worker, and the pools that it serves: one for each model that it runs.
+pub struct Assigned {
+    /// The pools' names.
+    pub pools: Vec<Arc<str>>,
+    /// The worker.
+    pub worker: Arc<dyn Worker>,
+}
+
 /// All pools. A pool is the workers that can serve one plan.
 pub struct Scheduler {
     pools: HashMap<Arc<str>, Arc<Pool>>,
@@ -134,7 +142,7 @@ impl Scheduler {
     #[must_use]
     pub fn new(
         pools: &[Arc<str>],
-        workers: Vec<(Vec<Arc<str>>, Arc<dyn Worker>)>,
+        workers: Vec<Assigned>,
         limits: Limits,
         metrics: &Metrics,
     ) -> Self {
@@ -147,20 +155,20 @@ impl Scheduler {
             limits,
             metrics: metrics.members.clone(),
         };
-        for (pools, worker) in workers {
-            scheduler.add(&pools, worker, false);
+        for assigned in workers {
+            scheduler.add(assigned, false);
         }
         scheduler
     }
 
     /// A worker that has come up: it is given all of its places little by little. Pools that there aren't are passed
     /// over.
-    pub fn join(&self, pools: &[Arc<str>], worker: Arc<dyn Worker>) {
-        tracing::info!(worker = worker.name(), "joins");
-        self.add(pools, worker, true);
+    pub fn join(&self, assigned: Assigned) {
+        tracing::info!(worker = assigned.worker.name(), "joins");
+        self.add(assigned, true);
     }
 
-    fn add(&self, pools: &[Arc<str>], worker: Arc<dyn Worker>, late: bool) {
+    fn add(&self, Assigned { pools, worker }: Assigned, late: bool) {
         let member = Arc::new(Member::new(
             worker,
             self.limits.slow_start,

@@ -39,7 +39,10 @@ fn scheduler(workers: &[(usize, Health)], max_queue: usize) -> Scheduler {
                 places: *places,
                 health: health.clone(),
             });
-            (vec![Arc::from("pool")], worker)
+            Assigned {
+                pools: vec!["pool".into()],
+                worker,
+            }
         })
         .collect();
     Scheduler::new(

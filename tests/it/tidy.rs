@@ -109,6 +109,7 @@ fn each_outer_library_has_one_place() {
         ("sqlx::", "store"),
         ("clap::", "cli"),
         ("llama_cpp_2::", "worker"),
+        ("hyper_util::client", "worker"),
     ] {
         for path in rust_files("src") {
             let text = std::fs::read_to_string(&path).unwrap();

@@ -16,6 +16,7 @@ use crate::app::wiring::{App, Workers};
 use crate::config::Config;
 use crate::gateway::{Ask, Error, Gateway};
 use crate::metering;
+use crate::scheduler::Assigned;
 use crate::store::{self, tests::cluster as shared_cluster};
 use crate::tenancy::{Access, Admin};
 use crate::types::{
@@ -135,9 +136,12 @@ impl World {
         let app = runtime.block_on(async {
             let store = store::open(&self.url).await.unwrap();
             App::build(&self.config, store, |_| {
-                let fixed = vec![(vec![MODEL.into()], started)];
+                let assigned = Assigned {
+                    pools: vec![MODEL.into()],
+                    worker: started,
+                };
                 Ok(Workers {
-                    fixed,
+                    fixed: vec![assigned],
                     found: Vec::new(),
                 })
             })

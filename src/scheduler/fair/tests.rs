@@ -77,14 +77,12 @@ fn a_full_queue_costs_the_tenant_that_fills_it() {
         tenant: 4,
         ..BOUNDS
     };
+    // Where nobody has a bound of their own, it is the queue that is full.
     let (mut queue, now) = (FairQueue::new(bounds), Instant::now());
     for item in ["a1", "a2", "a3", "a4"] {
         queue.push(&plain("a"), item, now).unwrap();
     }
-    assert_eq!(
-        queue.push(&plain("a"), "a5", now).unwrap_err(),
-        Full::Tenant
-    );
+    assert_eq!(queue.push(&plain("a"), "a5", now).unwrap_err(), Full::Total);
     let (_, evicted) = queue.push(&plain("b"), "b1", now).unwrap();
     assert_eq!(evicted, Some("a4"));
     let (_, evicted) = queue.push(&plain("b"), "b2", now).unwrap();
@@ -92,6 +90,21 @@ fn a_full_queue_costs_the_tenant_that_fills_it() {
     // Now both have the same, and nobody makes way for the other.
     assert_eq!(queue.push(&plain("b"), "b3", now).unwrap_err(), Full::Total);
     assert_eq!(queue.len(), 4);
+}
+
+#[test]
+fn a_tenant_may_have_a_bound_of_its_own() {
+    let bounds = Bounds {
+        tenant: 1,
+        ..BOUNDS
+    };
+    let (mut queue, now) = (FairQueue::new(bounds), Instant::now());
+    queue.push(&plain("a"), "a1", now).unwrap();
+    assert_eq!(
+        queue.push(&plain("a"), "a2", now).unwrap_err(),
+        Full::Tenant
+    );
+    queue.push(&plain("b"), "b1", now).unwrap();
 }
 
 #[test]
