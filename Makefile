@@ -67,6 +67,11 @@ bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as 
 bench-ledger: setup-tools setup-postgres ## Charges a second, and what they add to an answer, on both databases (about a minute)
 	cargo bench --bench ledger
 
+.PHONY: bench-proxy
+bench-proxy: build ## What Forebay adds to an upstream that takes no time, beside nginx (about 3 minutes)
+	@deploy/setup/nginx $(TOOLS)
+	cargo run $(PROFILE) -p loadtest -- proxy --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PROXY)
+
 .PHONY: soak
 soak: setup-models ## 10,000 random requests, many of them cancelled: nothing may leak or be booked wrong
 	cargo run $(PROFILE) -p loadtest -- soak --forebay-bin $(BIN) $(SOAK)

@@ -8,6 +8,7 @@ mod machine;
 mod peer;
 mod process;
 mod prompt;
+mod proxy;
 mod serve;
 mod soak;
 mod target;
@@ -31,6 +32,14 @@ enum Test {
     Engine(engine::Args),
     /// Thousands of random requests, many of them cancelled: nothing may be left, lost or booked wrong
     Soak(soak::Args),
+    /// What Forebay adds to an upstream that takes no time, beside nginx
+    Proxy(proxy::Args),
+    /// That upstream by itself
+    Instant {
+        /// The port on 127.0.0.1
+        #[arg(long, default_value_t = 9000)]
+        port: u16,
+    },
     /// A scripted server of OpenAI's API, for tests of what stands before it
     Upstream(serve::ServeArgs),
 }
@@ -57,6 +66,8 @@ async fn run(test: Test) -> anyhow::Result<bool> {
     match test {
         Test::Engine(args) => engine::run(args).await,
         Test::Soak(args) => soak::run(args).await,
+        Test::Proxy(args) => proxy::run(args).await,
+        Test::Instant { port } => proxy::serve(port).await.map(|()| true),
         Test::Upstream(args) => serve::run(args).await,
     }
 }

@@ -31,7 +31,7 @@ pub async fn serve(config: Config) -> Result<()> {
     // Both are bound before anything is loaded: a port that is taken shows at once.
     let listener = bind("server", config.server.listen).await?;
     let metrics_listener = bind("metrics", config.metrics.listen).await?;
-    let store = store::open(&config.store.url).await?;
+    let store = store::open_with(&config.store.url, config.ledger.durability).await?;
     let app = App::build(&config, store, |metrics| workers::start(&config, metrics)).await?;
     let limits = api::Limits {
         max_connections: config.server.max_connections,

@@ -1,5 +1,7 @@
 use serde::Deserialize;
 
+use crate::types::Durability;
+
 /// `[ledger]`: how charges are booked.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -40,12 +42,4 @@ impl LedgerConfig {
             None => Ok(()),
         }
     }
-}
-
-/// What a charge survives before its answer ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// A power cut: synced to disk.
-    Power,
 }

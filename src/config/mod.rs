@@ -21,7 +21,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
-pub use ledger::{Durability, LedgerConfig};
+pub use ledger::LedgerConfig;
 pub use metrics::MetricsConfig;
 pub use model::ModelConfig;
 pub use remote::{Discover, RemoteConfig, TimeoutsConfig, TlsConfig};

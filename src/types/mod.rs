@@ -4,6 +4,7 @@
 mod caller;
 mod charge;
 mod dialect;
+mod durability;
 mod embed;
 mod event;
 mod generate;
@@ -25,6 +26,7 @@ mod usage;
 pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
 pub use dialect::Dialect;
+pub use durability::Durability;
 pub use embed::{Embed, EmbedJob, Embedded, Input};
 pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use generate::{

@@ -149,6 +149,16 @@ async fn no_kill_loses_or_doubles_a_charge_in_postgresql() {
 }
 
 #[tokio::test]
+async fn no_kill_loses_or_doubles_a_charge_that_did_not_wait_for_the_disk() {
+    let process = ("FOREBAY_LEDGER__DURABILITY", "process");
+    killed_again_and_again(Server::start_with(&[process]).await).await;
+    let cluster = Cluster::start(false);
+    let url = cluster.database("process");
+    let settings = [("FOREBAY_STORE__URL", url.as_str()), LEASE[0], process];
+    killed_again_and_again(Server::start_with(&settings).await).await;
+}
+
+#[tokio::test]
 async fn postgresql_goes_and_comes_back_in_mid_load() {
     let mut cluster = Cluster::start(false);
     let url = cluster.database("away");

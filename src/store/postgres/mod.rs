@@ -8,8 +8,9 @@ use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
+use super::syncer::Syncer;
 use super::unusable;
-use crate::types::{Claim, Store, StoreError};
+use crate::types::{Claim, Durability, Store, StoreError};
 
 // The words of this database, for the SQL that both share.
 type Db = sqlx::Postgres;
@@ -49,11 +50,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Postgres {
     writer: PgPool,
     readers: PgPool,
+    /// Where commits of the ledger don't wait for the disk.
+    syncer: Option<Syncer>,
 }
 
 impl Postgres {
     /// Opens a database that is there, and migrates it.
-    pub(super) async fn open(url: &str) -> Result<Self, StoreError> {
+    pub(super) async fn open(url: &str, durability: Durability) -> Result<Self, StoreError> {
         // A parse error may quote the URL, and with it the password.
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| unusable("[store] url is no postgres://USER:PASSWORD@HOST:PORT/DATABASE"))?
@@ -70,7 +73,18 @@ impl Postgres {
         MIGRATIONS.run(&writer).await?;
         assert_durable(&writer).await?;
         let readers = pool(READERS).connect_lazy_with(options);
-        Ok(Self { writer, readers })
+        let syncer = (durability == Durability::Process).then(|| {
+            let pool = writer.clone();
+            Syncer::start(move || {
+                let pool = pool.clone();
+                async move { flush(&pool).await.map_err(|error| error.to_string()) }
+            })
+        });
+        Ok(Self {
+            writer,
+            readers,
+            syncer,
+        })
     }
 }
 
@@ -86,6 +100,25 @@ async fn assert_durable(pool: &PgPool) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+/// A commit that returns once it is in the server's log, before that is on disk. All other commits wait for it.
+async fn loosen(connection: &mut Connection, store: &Postgres) -> Result<(), sqlx::Error> {
+    if store.syncer.is_none() {
+        return Ok(());
+    }
+    sqlx::query("SET LOCAL synchronous_commit TO off")
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// A commit that waits for the disk takes all before it along; one that has no number of its own would not.
+async fn flush(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_current_xact_id()")
+        .execute(pool)
+        .await
+        .map(drop)
 }
 
 /// Waits until nobody else is at this limit, and keeps others from it until the transaction's end.

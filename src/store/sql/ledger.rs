@@ -51,6 +51,7 @@ impl Ledger for Backend {
         batch: &LedgerBatch,
     ) -> Result<Vec<Uuid>, StoreError> {
         let mut transaction = self.writer.begin_with(BEGIN).await?;
+        super::loosen(&mut transaction, self).await?;
         // The row is locked until the end: a recovery waits for it, and then finds that we live.
         let seen = sqlx::query(concat!(
             "UPDATE replica SET seen_ms = ",
@@ -86,6 +87,9 @@ impl Ledger for Backend {
         }
         super::slices::release(&mut transaction, &batch.releases).await?;
         transaction.commit().await?;
+        if let Some(syncer) = &self.syncer {
+            syncer.mark();
+        }
         Ok(others)
     }
 

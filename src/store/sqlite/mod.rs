@@ -1,7 +1,9 @@
 //! SQLite: the store of one machine.
 //!
 //! One connection writes, some read. The writer is in WAL mode with synchronous=FULL, which syncs each
-//! commit to disk; both are asserted when it opens, since SQLite ignores a pragma that it can't follow.
+//! commit to disk; both are asserted when it opens, since SQLite ignores a pragma that it can't follow. With the
+//! durability `process` it is synchronous=NORMAL, which leaves the log to the system, and the log is synced a
+//! little later.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -15,8 +17,9 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 
+use super::syncer::Syncer;
 use super::unusable;
-use crate::types::{Claim, Store, StoreError};
+use crate::types::{Claim, Durability, Store, StoreError};
 
 // The words of this database, for the SQL that both share.
 type Db = sqlx::Sqlite;
@@ -49,6 +52,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The value of `PRAGMA synchronous` that syncs every commit.
 const SYNCHRONOUS_FULL: i64 = 2;
+/// The value that syncs none but before the log is taken over into the database.
+const SYNCHRONOUS_NORMAL: i64 = 1;
 /// `forebay key create` beside a running server waits this long for the other's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
@@ -58,11 +63,13 @@ pub(super) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     path: PathBuf,
+    /// Where commits don't wait for the disk.
+    syncer: Option<Syncer>,
 }
 
 impl Sqlite {
     /// Opens `sqlite://path`, makes it where it isn't there, and migrates it.
-    pub(super) async fn open(url: &str) -> Result<Self, StoreError> {
+    pub(super) async fn open(url: &str, durability: Durability) -> Result<Self, StoreError> {
         let path = url
             .strip_prefix("sqlite://")
             .filter(|path| !path.is_empty())
@@ -78,7 +85,10 @@ impl Sqlite {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(match durability {
+                Durability::Power => SqliteSynchronous::Full,
+                Durability::Process => SqliteSynchronous::Normal,
+            })
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
         let writer = SqlitePoolOptions::new()
@@ -89,15 +99,23 @@ impl Sqlite {
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await?;
-        assert_durable(&writer).await?;
+        assert_durable(&writer, durability).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await?;
+        let log = with_suffix(&path, "-wal");
+        let syncer = (durability == Durability::Process).then(|| {
+            Syncer::start(move || {
+                let log = log.clone();
+                async move { sync_file(log).await.map_err(|error| error.to_string()) }
+            })
+        });
         Ok(Self {
             writer,
             readers,
             path,
+            syncer,
         })
     }
 
@@ -143,16 +161,36 @@ impl Store for Sqlite {
     }
 }
 
-async fn assert_durable(pool: &SqlitePool) -> Result<(), StoreError> {
+/// A commit that needs less than the rest.
+#[expect(clippy::unused_async, reason = "the other database has to be asked")]
+async fn loosen(_: &mut Connection, _: &Sqlite) -> Result<(), sqlx::Error> {
+    Ok(())
+}
+
+async fn sync_file(path: PathBuf) -> std::io::Result<()> {
+    let sync = move || match File::open(path) {
+        Ok(file) => file.sync_data(),
+        // It was taken over into the database, which syncs.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    tokio::task::spawn_blocking(sync).await?
+}
+
+async fn assert_durable(pool: &SqlitePool, durability: Durability) -> Result<(), StoreError> {
+    let needed = match durability {
+        Durability::Power => SYNCHRONOUS_FULL,
+        Durability::Process => SYNCHRONOUS_NORMAL,
+    };
     let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
         .fetch_one(pool)
         .await?;
     let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
         .fetch_one(pool)
         .await?;
-    if !journal.eq_ignore_ascii_case("wal") || synchronous != SYNCHRONOUS_FULL {
+    if !journal.eq_ignore_ascii_case("wal") || synchronous != needed {
         return Err(unusable(format!(
-            "SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and 2 (full)"
+            "SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and {needed}"
         )));
     }
     Ok(())

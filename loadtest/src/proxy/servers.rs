@@ -1,0 +1,226 @@
+use std::path::Path;
+use std::process::Stdio;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::process::{Process, Scratch, free_port};
+
+/// How long a server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whoever is measured.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) name: String,
+    pub(super) address: String,
+    pub(super) model: String,
+    pub(super) key: String,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not NAME=HOST:PORT,MODEL[,KEY]");
+        let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
+        let mut parts = rest.split(',');
+        let (address, model) = (parts.next(), parts.next());
+        let (address, model) = address.zip(model).ok_or_else(wrong)?;
+        if !address.starts_with("127.0.0.1:") {
+            return Err(format!("{address:?} is not on 127.0.0.1"));
+        }
+        Ok(Self {
+            name: name.into(),
+            address: address.into(),
+            model: model.into(),
+            key: parts.next().unwrap_or("none").into(),
+        })
+    }
+}
+
+/// The upstream and what stands before it.
+pub(super) struct Servers {
+    pub(super) targets: Vec<Target>,
+    processes: Vec<(&'static str, Process)>,
+}
+
+impl Servers {
+    pub(super) async fn start(
+        forebay: &Path,
+        nginx: &Path,
+        upstream_port: Option<u16>,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        let upstream = match upstream_port {
+            Some(port) => port,
+            None => free_port()?,
+        };
+        let mut servers = Self {
+            targets: Vec::new(),
+            processes: Vec::new(),
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["instant", "--port", &upstream.to_string()]);
+        servers
+            .add("direct", upstream, "none", command, scratch)
+            .await?;
+        let port = free_port()?;
+        let command = nginx_command(nginx, port, upstream, scratch)?;
+        servers.add("nginx", port, "none", command, scratch).await?;
+        for (name, durability) in [("forebay", "process"), ("forebay-power", "power")] {
+            servers
+                .forebay(forebay, name, durability, upstream, scratch)
+                .await?;
+        }
+        Ok(servers)
+    }
+
+    /// With a key of a project that has limits of every kind, and a price.
+    async fn forebay(
+        &mut self,
+        binary: &Path,
+        name: &'static str,
+        durability: &str,
+        upstream: u16,
+        scratch: &Scratch,
+    ) -> Result<()> {
+        let (port, metrics) = (free_port()?, free_port()?);
+        let config = scratch.file(&format!("{name}.toml"));
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:{port}\"\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\
+             [store]\nurl = \"sqlite://{store}\"\n[ledger]\ndurability = \"{durability}\"\n\
+             [[worker]]\nname = \"instant\"\nengine = \"remote\"\nurl = \"http://127.0.0.1:{upstream}\"\nmodels = [\"big\"]\nslots = 1024\n\
+             [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n",
+            store = scratch.file(&format!("{name}.db")).display(),
+        );
+        std::fs::write(&config, text)?;
+        let command = |arguments: &[&str]| {
+            let mut command = Command::new(binary);
+            command.args(arguments).arg("--config").arg(&config);
+            command
+        };
+        let limits = [
+            "--requests-per-minute",
+            "100000000",
+            "--tokens-per-minute",
+            "100000000000",
+            "--concurrent",
+            "100000",
+            "--budget-month",
+            "100000000",
+        ];
+        let make = [["project", "create", "bench"].as_slice(), &limits].concat();
+        printed(command(&make)).await?;
+        let key = printed(command(&["key", "create", "--project", "bench"])).await?;
+        self.add(name, port, &key, command(&["serve"]), scratch)
+            .await?;
+        // Its worker has to have said that it is well.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let target = self.targets.last().context("it was added")?;
+            let answer = crate::client::Client::new()
+                .status(&format!("http://{}", target.address).parse()?, "/ready")
+                .await;
+            if answer.is_ok_and(|status| status == 200) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} does not get ready");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn add(
+        &mut self,
+        name: &'static str,
+        port: u16,
+        key: &str,
+        mut command: Command,
+        scratch: &Scratch,
+    ) -> Result<()> {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut process = Process::start(name, &mut command, scratch)?;
+        let address = format!("127.0.0.1:{port}");
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(&address).await.is_err() {
+            process.check_alive()?;
+            if Instant::now() > deadline {
+                bail!("{name} does not listen: {}", process.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.processes.push((name, process));
+        self.targets.push(Target {
+            name: name.into(),
+            address,
+            model: "big".into(),
+            key: key.into(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn check_alive(&mut self) -> Result<()> {
+        self.processes
+            .iter_mut()
+            .try_for_each(|(_, process)| process.check_alive())
+    }
+
+    /// The resident memory of each, in KiB.
+    pub(super) fn memory(&self) -> Result<Vec<(&'static str, u64)>> {
+        let resident = |id: u32| -> Result<u64> {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            Ok(number.context("no VmRSS")?.parse()?)
+        };
+        let alive = self
+            .processes
+            .iter()
+            .filter_map(|(name, process)| Some((*name, process.id()?)));
+        alive.map(|(name, id)| Ok((name, resident(id)?))).collect()
+    }
+}
+
+/// What a command prints, without its line's end.
+async fn printed(mut command: Command) -> Result<String> {
+    let output = command.kill_on_drop(true).output().await?;
+    if !output.status.success() {
+        bail!(
+            "{:?}: {}",
+            command.as_std().get_args(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// nginx as a plain reverse proxy that keeps its connections and passes streams on as they come.
+fn nginx_command(nginx: &Path, port: u16, upstream: u16, scratch: &Scratch) -> Result<Command> {
+    let folder = scratch.file("nginx");
+    std::fs::create_dir_all(&folder)?;
+    let config = folder.join("nginx.conf");
+    let folder = folder.display();
+    let text = format!(
+        "daemon off;\nworker_processes auto;\npid {folder}/nginx.pid;\nerror_log stderr error;\n\
+         events {{ worker_connections 4096; }}\nhttp {{\n  access_log off;\n  tcp_nodelay on;\n  keepalive_requests 100000000;\n\
+         client_body_temp_path {folder}/body;\n  proxy_temp_path {folder}/proxy;\n  fastcgi_temp_path {folder}/fastcgi;\n\
+         uwsgi_temp_path {folder}/uwsgi;\n  scgi_temp_path {folder}/scgi;\n\
+         upstream up {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 100000000; }}\n\
+         server {{\n  listen 127.0.0.1:{port};\n  location / {{\n    proxy_pass http://up;\n    proxy_http_version 1.1;\n\
+         proxy_set_header Connection \"\";\n    proxy_buffering off;\n  }}\n }}\n}}\n"
+    );
+    std::fs::write(&config, text)?;
+    let mut command = Command::new(nginx);
+    command
+        .arg("-c")
+        .arg(&config)
+        .arg("-p")
+        .arg(format!("{folder}/"))
+        .args(["-e", "stderr"]);
+    Ok(command)
+}
