@@ -177,8 +177,11 @@ impl Flight {
     pub fn void(&mut self) {
         self.open.progress.close();
         if let Some(permit) = self.end() {
-            let flown = &self.open.flown;
-            permit.send(Command::Void(flown.request, flown.attempt));
+            // Without a checkpoint there is no row to be taken out.
+            if self.open.has_row() {
+                let flown = &self.open.flown;
+                permit.send(Command::Void(flown.request, flown.attempt));
+            }
         }
     }
 
@@ -293,6 +296,11 @@ impl Open {
             NONE => None,
             milliseconds => Timestamp::from_millisecond(milliseconds).ok(),
         }
+    }
+
+    /// Whether there is, or may be, an `in_flight` row: for good once the attempt is out of the list of flights.
+    fn has_row(&self) -> bool {
+        self.checkpoint_ms.load(Ordering::Acquire) != NONE
     }
 
     fn key(&self) -> (RequestId, u32) {
