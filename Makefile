@@ -72,6 +72,10 @@ bench-proxy: build ## What Forebay adds to an upstream that takes no time, besid
 	@deploy/setup/nginx $(TOOLS)
 	cargo run $(PROFILE) -p loadtest -- proxy --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PROXY)
 
+.PHONY: bench-fairness
+bench-fairness: build ## What one tenant's flood does to another (about a minute)
+	cargo run $(PROFILE) -p loadtest -- fairness --forebay-bin $(BIN) $(FAIRNESS)
+
 .PHONY: soak
 soak: setup-models ## 10,000 random requests, many of them cancelled: nothing may leak or be booked wrong
 	cargo run $(PROFILE) -p loadtest -- soak --forebay-bin $(BIN) $(SOAK)

@@ -2,8 +2,10 @@
 
 mod client;
 mod engine;
+mod fairness;
 mod figures;
 mod forebay;
+mod gateway;
 mod machine;
 mod peer;
 mod process;
@@ -32,6 +34,8 @@ enum Test {
     Engine(engine::Args),
     /// Thousands of random requests, many of them cancelled: nothing may be left, lost or booked wrong
     Soak(soak::Args),
+    /// What one tenant's flood does to another, before an upstream that batches as a model server does
+    Fairness(fairness::Args),
     /// What Forebay adds to an upstream that takes no time, beside nginx
     Proxy(proxy::Args),
     /// That upstream by itself
@@ -66,6 +70,7 @@ async fn run(test: Test) -> anyhow::Result<bool> {
     match test {
         Test::Engine(args) => engine::run(args).await,
         Test::Soak(args) => soak::run(args).await,
+        Test::Fairness(args) => fairness::run(args).await,
         Test::Proxy(args) => proxy::run(args).await,
         Test::Instant { port } => proxy::serve(port).await.map(|()| true),
         Test::Upstream(args) => serve::run(args).await,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use crate::gateway::Gateway;
 use crate::process::{Process, Scratch, free_port};
 
 /// How long a server may take to listen.
@@ -88,21 +89,12 @@ impl Servers {
         upstream: u16,
         scratch: &Scratch,
     ) -> Result<()> {
-        let (port, metrics) = (free_port()?, free_port()?);
-        let config = scratch.file(&format!("{name}.toml"));
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:{port}\"\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\
-             [store]\nurl = \"sqlite://{store}\"\n[ledger]\ndurability = \"{durability}\"\n\
+        let rest = format!(
+            "[ledger]\ndurability = \"{durability}\"\n\
              [[worker]]\nname = \"instant\"\nengine = \"remote\"\nurl = \"http://127.0.0.1:{upstream}\"\nmodels = [\"big\"]\nslots = 1024\n\
-             [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n",
-            store = scratch.file(&format!("{name}.db")).display(),
+             [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n"
         );
-        std::fs::write(&config, text)?;
-        let command = |arguments: &[&str]| {
-            let mut command = Command::new(binary);
-            command.args(arguments).arg("--config").arg(&config);
-            command
-        };
+        let gateway = Gateway::start(binary, name, &rest, scratch).await?;
         let limits = [
             "--requests-per-minute",
             "100000000",
@@ -113,26 +105,15 @@ impl Servers {
             "--budget-month",
             "100000000",
         ];
-        let make = [["project", "create", "bench"].as_slice(), &limits].concat();
-        printed(command(&make)).await?;
-        let key = printed(command(&["key", "create", "--project", "bench"])).await?;
-        self.add(name, port, &key, command(&["serve"]), scratch)
-            .await?;
-        // Its worker has to have said that it is well.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let target = self.targets.last().context("it was added")?;
-            let answer = crate::client::Client::new()
-                .status(&format!("http://{}", target.address).parse()?, "/ready")
-                .await;
-            if answer.is_ok_and(|status| status == 200) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("{name} does not get ready");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let key = gateway.project("bench", &limits).await?;
+        self.targets.push(Target {
+            name: name.into(),
+            address: format!("127.0.0.1:{}", gateway.port),
+            model: "big".into(),
+            key,
+        });
+        self.processes.push((name, gateway.process));
+        Ok(())
     }
 
     async fn add(
@@ -184,19 +165,6 @@ impl Servers {
             .filter_map(|(name, process)| Some((*name, process.id()?)));
         alive.map(|(name, id)| Ok((name, resident(id)?))).collect()
     }
-}
-
-/// What a command prints, without its line's end.
-async fn printed(mut command: Command) -> Result<String> {
-    let output = command.kill_on_drop(true).output().await?;
-    if !output.status.success() {
-        bail!(
-            "{:?}: {}",
-            command.as_std().get_args(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 /// nginx as a plain reverse proxy that keeps its connections and passes streams on as they come.
