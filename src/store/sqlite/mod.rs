@@ -17,6 +17,8 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 
+use at_once::commit_at_once;
+
 use super::syncer::Syncer;
 use super::unusable;
 use crate::types::{Claim, Durability, Store, StoreError};
@@ -33,6 +35,9 @@ macro_rules! now_ms {
     };
 }
 
+mod at_once;
+#[path = "../sql/commit.rs"]
+mod commit;
 #[path = "../sql/invoices.rs"]
 mod invoices;
 #[path = "../sql/ledger.rs"]
