@@ -23,6 +23,25 @@ pub(super) struct Attempt {
     arrived: Instant,
 }
 
+/// The second of two attempts. Whoever hangs up while both run pays for the first.
+struct Spare(Option<Attempt>);
+
+impl Spare {
+    async fn first(&mut self) -> Option<Result<(Event, Events), Failure>> {
+        Some(self.0.as_mut()?.first.as_mut().await)
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.0.take() {
+            drop(attempt.first);
+            // Nothing was reserved for it.
+            let _none = attempt.flight.give_up(Some(Outcome::Cancelled));
+        }
+    }
+}
+
 impl Attempt {
     pub(super) fn start(
         slot: Slot,
@@ -71,10 +90,14 @@ impl Attempt {
 
     /// Whichever has its first event first goes on; the other one is cancelled, and costs nothing. One that fails leaves
     /// it to the other.
-    pub(super) async fn race(mut self, mut other: Self) -> Result<(Served, Meter), Failed> {
+    pub(super) async fn race(mut self, other: Self) -> Result<(Served, Meter), Failed> {
+        let mut spare = Spare(Some(other));
         let (own, first) = tokio::select! {
             first = self.first.as_mut() => (true, first),
-            first = other.first.as_mut() => (false, first),
+            Some(first) = spare.first() => (false, first),
+        };
+        let Some(other) = spare.0.take() else {
+            return self.finish().await;
         };
         let (mut winner, loser) = if own { (self, other) } else { (other, self) };
         match first {

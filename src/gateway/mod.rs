@@ -152,17 +152,18 @@ impl Gateway {
             Ok(begun) => return begun,
             Err(first) => first,
         };
+        // What isn't used is given back before the first is waited for any longer.
         let need = tries.beside(first.worker());
-        match (
-            self.scheduler.offer(tries.plan(), &need),
-            self.metering.admit(),
-        ) {
-            (Some(slot), Ok(admission)) => {
-                let second = self.attempt(ask, tries, slot, admission);
-                first.race(second).await
-            }
-            _ => first.finish().await,
-        }
+        let admission = self.metering.admit().ok();
+        let slot = admission.and_then(|admission| {
+            let slot = self.scheduler.offer(tries.plan(), &need)?;
+            Some((slot, admission))
+        });
+        let Some((slot, admission)) = slot else {
+            return first.finish().await;
+        };
+        let second = self.attempt(ask, tries, slot, admission);
+        first.race(second).await
     }
 
     fn attempt(
@@ -240,8 +241,7 @@ impl Gateway {
     }
 
     async fn again(&self, tries: &mut Tries, failed: Failed) -> Result<(), Error> {
-        let workers = self.scheduler.workers(tries.plan());
-        tries.again(&self.router, workers, failed).await
+        tries.again(self, failed).await
     }
 }
 

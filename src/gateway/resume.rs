@@ -62,8 +62,7 @@ impl Resuming {
     pub(super) async fn go_on(&mut self, meter: Meter, failure: Failure) -> Result<Meter, Error> {
         let mut flight = meter.into_flight();
         let worker = Arc::clone(&flight.flown().worker);
-        let workers = self.gateway.scheduler.workers(self.tries.plan());
-        if !self.tries.may_resume(&worker, workers) {
+        if !self.tries.may_resume(&self.gateway.scheduler, &worker) {
             return Err(flight.fail(failure).await);
         }
         tracing::warn!(

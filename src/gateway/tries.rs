@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Ask, Error, Gateway, Served};
 use crate::metering::{self, Flight};
 use crate::router::Router;
-use crate::scheduler::{self, Need, Slot};
+use crate::scheduler::{self, Need, Scheduler, Slot};
 use crate::tenancy::Standing;
 use crate::types::{Failure, Flown, Kind, Measure, Outcome, Plan, Reserved, Resume};
 
@@ -27,6 +27,7 @@ pub(super) struct Tries {
     attempt: u32,
     /// Attempts that may still be made on this plan.
     left: u32,
+    retries: u32,
     reserved: Option<Box<dyn Reserved>>,
     standing: Standing,
     queued: Duration,
@@ -94,6 +95,7 @@ impl Tries {
             need,
             attempt: 0,
             left: gateway.retries,
+            retries: gateway.retries,
             reserved: Some(reserved),
             standing,
             queued: Duration::ZERO,
@@ -148,12 +150,8 @@ impl Tries {
     ///
     /// # Errors
     /// There is nothing left to try: why the last attempt failed.
-    pub(super) async fn again(
-        &mut self,
-        router: &Router,
-        workers: usize,
-        failed: Failed,
-    ) -> Result<(), Error> {
+    pub(super) async fn again(&mut self, gateway: &Gateway, failed: Failed) -> Result<(), Error> {
+        let router = &gateway.router;
         let (flight, failure, worker) = match failed {
             Failed::Ledger(error) => return Err(error.into()),
             Failed::Slot(error) if self.falls_back(router) => {
@@ -163,7 +161,7 @@ impl Tries {
             Failed::Slot(error) => return Err(error.into()),
             Failed::Worker(flight, failure, worker) => (flight, failure, worker),
         };
-        if !self.may_try_again(&failure, &worker, workers)
+        if !self.may_try_again(&gateway.scheduler, &failure, &worker)
             && !self.falls_back_from(router, &failure)
         {
             let mut flight = flight;
@@ -182,7 +180,12 @@ impl Tries {
         Ok(())
     }
 
-    fn may_try_again(&mut self, failure: &Failure, worker: &Arc<str>, workers: usize) -> bool {
+    fn may_try_again(
+        &mut self,
+        scheduler: &Scheduler,
+        failure: &Failure,
+        worker: &Arc<str>,
+    ) -> bool {
         if self.left == 0 || !retryable(failure) {
             return false;
         }
@@ -190,7 +193,7 @@ impl Tries {
         if !self.need.avoid.contains(worker) {
             self.need.avoid.push(Arc::clone(worker));
         }
-        let another = self.need.avoid.len() < workers;
+        let another = scheduler.others(&self.plan, &self.need.avoid) > 0;
         if busy || another {
             self.left -= 1;
             // Where all have failed on it, none is better than another.
@@ -202,11 +205,11 @@ impl Tries {
     }
 
     /// Whether another worker can go on with what this one began.
-    pub(super) fn may_resume(&mut self, worker: &Arc<str>, workers: usize) -> bool {
+    pub(super) fn may_resume(&mut self, scheduler: &Scheduler, worker: &Arc<str>) -> bool {
         if !self.need.avoid.contains(worker) {
             self.need.avoid.push(Arc::clone(worker));
         }
-        let can = self.left > 0 && self.need.avoid.len() < workers;
+        let can = self.left > 0 && scheduler.others(&self.plan, &self.need.avoid) > 0;
         self.left -= u32::from(can);
         can
     }
@@ -239,6 +242,7 @@ impl Tries {
             self.fallbacks += 1;
             if let Ok(plan) = router.resolve(name, self.kind) {
                 self.plan = plan;
+                self.left = self.retries;
                 self.need.avoid.clear();
                 self.need.prefix.clear();
                 return true;

@@ -53,36 +53,36 @@ impl Breaker {
         }
     }
 
-    /// A request goes through.
-    pub(super) fn enter(&mut self, now: Instant) {
-        if matches!(self.state, State::Open { until } if now >= until) {
+    /// A request goes through. True where it is the one that is to tell.
+    pub(super) fn enter(&mut self, now: Instant) -> bool {
+        let trial = matches!(self.state, State::Open { until } if now >= until);
+        if trial {
             self.state = State::Trying;
         }
+        trial
     }
 
-    /// It came to nothing that would tell how the worker is.
+    /// The trial came to nothing that would tell how the worker is.
     pub(super) fn abandoned(&mut self, now: Instant) {
-        if self.state == State::Trying {
-            self.state = State::Open { until: now };
-        }
+        self.state = State::Open { until: now };
     }
 
-    /// True where the breaker closes by it.
-    pub(super) fn succeeded(&mut self) -> bool {
-        let closes = self.state == State::Trying;
-        if closes {
-            *self = Self::default();
-        } else {
-            self.failing *= 1.0 - WEIGHT;
-        }
-        closes
+    /// The trial was answered.
+    pub(super) fn closes(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Any other request was answered.
+    pub(super) fn succeeded(&mut self) {
+        self.failing *= 1.0 - WEIGHT;
     }
 
     /// True where the breaker opens by it.
-    pub(super) fn failed(&mut self, now: Instant) -> bool {
+    pub(super) fn failed(&mut self, trial: bool, now: Instant) -> bool {
         self.failing += (1.0 - self.failing) * WEIGHT;
         match self.state {
             State::Closed if self.failing > OPENS_ABOVE => {}
+            State::Trying if !trial => return false,
             State::Trying => self.pause = (self.pause * 2).min(LONGEST_PAUSE),
             State::Closed | State::Open { .. } => return false,
         }
@@ -100,28 +100,29 @@ mod tests {
     #[test]
     fn it_opens_on_failures_in_a_row_and_closes_on_one_that_succeeds() {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
-        let opened: Vec<_> = (0..4).map(|_| breaker.failed(start)).collect();
+        let opened: Vec<_> = (0..4).map(|_| breaker.failed(false, start)).collect();
         assert_eq!(opened, [false, false, false, true]);
         assert!(!breaker.admits(start));
         let later = start + FIRST_PAUSE;
         assert!(breaker.admits(later));
-        breaker.enter(later);
+        assert!(breaker.enter(later));
         assert!(!breaker.admits(later), "one at a time");
-        assert!(breaker.failed(later));
+        assert!(!breaker.failed(false, later), "an older one tells nothing");
+        assert!(breaker.failed(true, later));
         assert!(!breaker.admits(later + FIRST_PAUSE), "the pause is doubled");
         let last = later + 2 * FIRST_PAUSE;
         assert!(breaker.admits(last));
-        breaker.enter(last);
-        assert!(breaker.succeeded());
+        assert!(breaker.enter(last));
+        breaker.closes();
         assert!(breaker.admits(last));
     }
 
     #[test]
     fn a_trial_that_tells_nothing_is_followed_by_another() {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
-        while !breaker.failed(start) {}
+        while !breaker.failed(false, start) {}
         let later = start + FIRST_PAUSE;
-        breaker.enter(later);
+        assert!(breaker.enter(later));
         breaker.abandoned(later);
         assert!(breaker.admits(later));
     }
@@ -131,8 +132,8 @@ mod tests {
         let mut breaker = Breaker::default();
         for request in 0..1000 {
             match request % 3 {
-                0 => assert!(!breaker.failed(Instant::now())),
-                _ => assert!(!breaker.succeeded()),
+                0 => assert!(!breaker.failed(false, Instant::now())),
+                _ => breaker.succeeded(),
             }
         }
     }
@@ -140,11 +141,11 @@ mod tests {
     #[test]
     fn the_pause_grows_to_its_limit() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
-        while !breaker.failed(now) {}
+        while !breaker.failed(false, now) {}
         for _ in 0..10 {
             now += LONGEST_PAUSE;
-            breaker.enter(now);
-            assert!(breaker.failed(now));
+            assert!(breaker.enter(now));
+            assert!(breaker.failed(true, now));
         }
         assert!(breaker.admits(now + LONGEST_PAUSE));
     }

@@ -64,25 +64,28 @@ impl Capacity {
         }
     }
 
-    /// One was answered well. `waits` is whether some wait inside the worker, as it says; `taken` is how many ran when
+    /// One was answered well; its first token's time is known where it was streamed. `waits` is whether some wait inside the worker, as it says; `taken` is how many ran when
     /// this one ended, itself included.
     pub(super) fn answered(
         &mut self,
-        first_token: Duration,
+        first_token: Option<Duration>,
         waits: bool,
         taken: u32,
         now: Instant,
     ) {
         if let Self::Learned(learned) = self {
-            learned.answered(first_token.as_secs_f64(), waits, f64::from(taken), now);
+            let first_s = first_token.map(|time| time.as_secs_f64());
+            learned.answered(first_s, waits, f64::from(taken), now);
         }
     }
 }
 
 impl Learned {
-    fn answered(&mut self, first_s: f64, waits: bool, taken: f64, now: Instant) {
-        self.best_s = (self.best_s * FORGET).min(first_s);
-        self.lately_s += (first_s - self.lately_s) * LATELY;
+    fn answered(&mut self, first_s: Option<f64>, waits: bool, taken: f64, now: Instant) {
+        if let Some(first_s) = first_s {
+            self.best_s = (self.best_s * FORGET).min(first_s);
+            self.lately_s += (first_s - self.lately_s) * LATELY;
+        }
         if waits || self.lately_s > self.best_s * LATE_RATIO + LATE_S {
             self.cut(SLOW, now);
         } else if taken >= self.limit.floor() {
@@ -114,7 +117,7 @@ mod tests {
             } else {
                 let waits = taken.saturating_sub(slots);
                 capacity.answered(
-                    Duration::from_millis(50 + 100 * u64::from(waits)),
+                    Some(Duration::from_millis(50 + 100 * u64::from(waits))),
                     false,
                     taken,
                     now,
@@ -142,7 +145,7 @@ mod tests {
     fn a_worker_that_is_asked_little_is_given_no_more() {
         let mut capacity = Capacity::learned(4, 1024);
         for _ in 0..1000 {
-            capacity.answered(Duration::from_millis(50), false, 2, Instant::now());
+            capacity.answered(Some(Duration::from_millis(50)), false, 2, Instant::now());
         }
         assert_eq!(capacity.limit(), 4);
     }

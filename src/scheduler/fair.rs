@@ -207,11 +207,13 @@ impl<T> FairQueue<T> {
         self.promote(now);
         for line in self.lines.iter_mut().filter(|line| line.waiting > 0) {
             for tenant in line.order() {
-                let front = line.lanes[&tenant].waiting.front();
-                match front.map(|entry| fits(&entry.item)) {
-                    Some(Fit::Now) => return line.take(&tenant),
-                    Some(Fit::Wait) => return None,
-                    Some(Fit::Pass) | None => {}
+                let waiting = line.lanes[&tenant].waiting.iter();
+                // One that can't use what is free holds up nobody, its own tenant's others included.
+                let mut found = waiting.map(|entry| fits(&entry.item)).enumerate();
+                match found.find(|(_, fit)| *fit != Fit::Pass) {
+                    Some((place, Fit::Now)) => return line.take(&tenant, place),
+                    Some((_, Fit::Wait)) => return None,
+                    Some((_, Fit::Pass)) | None => {}
                 }
             }
         }
@@ -342,9 +344,9 @@ impl<T> Line<T> {
             .collect()
     }
 
-    fn take(&mut self, tenant: &ProjectId) -> Option<(T, Share)> {
+    fn take(&mut self, tenant: &ProjectId, place: usize) -> Option<(T, Share)> {
         let lane = self.lanes.get_mut(tenant)?;
-        let entry = lane.waiting.pop_front()?;
+        let entry = lane.waiting.remove(place)?;
         self.waiting -= 1;
         lane.served.add(entry.cost);
         let share = lane.served.clone();

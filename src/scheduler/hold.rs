@@ -21,6 +21,12 @@ pub(super) struct Hold {
     guess: i64,
     started: Instant,
     outcome: Outcome,
+    /// It is to tell whether the worker still fails.
+    trial: bool,
+    /// The worker has taken it on.
+    ran: bool,
+    /// Tokens of the answer that another worker made.
+    carried: u32,
     busy: IntGauge,
 }
 
@@ -28,6 +34,7 @@ impl Hold {
     pub(super) fn new(
         member: Arc<Member>,
         room: Room,
+        trial: bool,
         share: Share,
         cost: i64,
         busy: IntGauge,
@@ -41,8 +48,17 @@ impl Hold {
             guess: cost,
             started: Instant::now(),
             outcome: Outcome::Unknown,
+            trial,
+            ran: false,
+            carried: 0,
             busy,
         }
+    }
+
+    /// The worker is asked, maybe to go on with an answer of so many tokens.
+    pub(super) fn runs(&mut self, carried: u32) {
+        self.ran = true;
+        self.carried = carried;
     }
 
     /// Brings the tenant's counter to what has been done by now.
@@ -52,28 +68,39 @@ impl Hold {
             0 => self.guess,
             tokens => fair::PROMPT * i64::from(tokens),
         };
-        let done = prompt + fair::COMPLETION * i64::from(count.completion_tokens);
+        let done = prompt
+            + fair::COMPLETION * i64::from(count.completion_tokens.saturating_sub(self.carried));
         if done != self.counted {
             self.share.add(done - self.counted);
             self.counted = done;
         }
     }
 
-    pub(super) fn answers(&mut self) {
-        if self.outcome == Outcome::Unknown {
-            self.outcome = Outcome::Answered(self.started.elapsed());
+    /// Something of the answer has come: its first token, or all of it.
+    pub(super) fn answers(&mut self, whole: bool) {
+        if self.outcome != Outcome::Unknown {
+            return;
+        }
+        self.outcome = Outcome::Answered((!whole).then(|| self.started.elapsed()));
+        if std::mem::take(&mut self.trial) {
+            self.member.answers_again();
         }
     }
 
     pub(super) fn fails(&mut self, failure: &Failure) {
         self.outcome = Outcome::of(failure);
+        self.ran &= !failure.is_refusal();
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.busy.dec();
-        self.member.release(self.room, self.outcome);
+        if !self.ran {
+            // Nothing was done for its tenant.
+            self.share.add(-self.counted);
+        }
+        self.member.release(self.room, self.trial, self.outcome);
     }
 }
 
@@ -103,7 +130,8 @@ impl Stream for Held {
         let event = held.events.as_mut().poll_next(context);
         if let Poll::Ready(Some(event)) = &event {
             match event {
-                Ok(_) => held.hold.answers(),
+                Ok(Event::Relay { ends: true, .. }) => held.hold.answers(true),
+                Ok(_) => held.hold.answers(false),
                 Err(failure) => held.hold.fails(failure),
             }
             held.hold.count(&held.progress);

@@ -66,8 +66,8 @@ pub(super) struct Offer {
 pub(super) enum Outcome {
     /// Nothing is to be told: the client went, or was to blame.
     Unknown,
-    /// It was answered, and the first token took so long.
-    Answered(Duration),
+    /// It was answered, and the first token took so long; `None` where the answer came as a whole.
+    Answered(Option<Duration>),
     /// The worker has as many as it can hold.
     Refused,
     /// The worker broke.
@@ -134,13 +134,12 @@ impl Member {
         }
         let limit = self.limit(&load, now);
         let trial = matches!(load.breaker.state(), State::Open { .. });
+        // Whoever has borrowed a place keeps it when the lender has gone.
+        let kept = u32::try_from(-load.lent).unwrap_or(0);
+        let free = limit.saturating_sub(load.taken.saturating_add(kept));
         Some(Offer {
             // Whatever still runs from before: one request is to tell how it is.
-            free: if trial {
-                1
-            } else {
-                limit.saturating_sub(load.taken)
-            },
+            free: if trial { 1 } else { free },
             limit,
             lent: load.lent,
             tokens: load.tokens + self.inside(&load),
@@ -172,9 +171,10 @@ impl Member {
         ramped.clamp(1, limit.max(1))
     }
 
-    pub(super) fn take(&self, room: Room, now: Instant) {
+    /// True where the request is to tell whether the worker still fails.
+    pub(super) fn take(&self, room: Room, now: Instant) -> bool {
         let mut load = self.load();
-        load.breaker.enter(now);
+        let trial = load.breaker.enter(now);
         load.requests += 1;
         load.tokens += room.tokens;
         if room.borrowed {
@@ -186,6 +186,16 @@ impl Member {
             load.lent += i64::from(room.places);
         }
         self.show(&load);
+        trial
+    }
+
+    /// The request that was to tell has its first event.
+    pub(super) fn answers_again(&self) {
+        let mut load = self.load();
+        load.breaker.closes();
+        load.ramp = Some(Instant::now());
+        self.show(&load);
+        tracing::info!(worker = &*self.name, "answers again");
     }
 
     fn show(&self, load: &Load) {
@@ -198,16 +208,18 @@ impl Member {
     }
 
     /// A request ends. What waits for one of this worker's pools may go now.
-    pub(super) fn release(&self, room: Room, outcome: Outcome) {
-        self.give_back(room, outcome, Instant::now());
-        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-        let pools: Vec<_> = pools.iter().filter_map(Weak::upgrade).collect();
+    pub(super) fn release(&self, room: Room, trial: bool, outcome: Outcome) {
+        self.give_back(room, trial, outcome, Instant::now());
+        let pools: Vec<_> = {
+            let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+            pools.iter().filter_map(Weak::upgrade).collect()
+        };
         for pool in pools {
             pool.dispatch();
         }
     }
 
-    fn give_back(&self, room: Room, outcome: Outcome, now: Instant) {
+    fn give_back(&self, room: Room, trial: bool, outcome: Outcome, now: Instant) {
         let mut load = self.load();
         let taken = load.taken;
         load.requests -= 1;
@@ -223,26 +235,27 @@ impl Member {
         match outcome {
             Outcome::Unknown => {
                 self.metrics.unknown.inc();
-                load.breaker.abandoned(now);
+                if trial {
+                    load.breaker.abandoned(now);
+                }
             }
             Outcome::Answered(first_token) => {
                 self.metrics.answered.inc();
                 let waits = self.worker.waiting() > 0;
                 load.capacity.answered(first_token, waits, taken, now);
-                if load.breaker.succeeded() {
-                    load.ramp = Some(now);
-                    tracing::info!(worker = &*self.name, "answers again");
-                }
+                load.breaker.succeeded();
             }
             // It answers, if only to say that it has enough.
             Outcome::Refused => {
                 self.metrics.refused.inc();
                 load.capacity.refused(now);
-                load.breaker.abandoned(now);
+                if trial {
+                    load.breaker.abandoned(now);
+                }
             }
             Outcome::Failed => {
                 self.metrics.failed.inc();
-                if load.breaker.failed(now) {
+                if load.breaker.failed(trial, now) {
                     tracing::warn!(worker = &*self.name, "fails: gets nothing for a while");
                 }
             }

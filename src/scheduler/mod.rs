@@ -229,6 +229,13 @@ impl Scheduler {
         self.pools.get(&plan.pool).map_or(0, |pool| pool.size())
     }
 
+    /// How many of them are none of these.
+    #[must_use]
+    pub fn others(&self, plan: &Plan, avoid: &[Arc<str>]) -> usize {
+        let pool = self.pools.get(&plan.pool);
+        pool.map_or(0, |pool| pool.others(avoid))
+    }
+
     /// What a request would take of the plan's workers, where one of them can tell.
     ///
     /// # Errors
@@ -297,6 +304,8 @@ impl Slot {
     /// The worker can't run it.
     pub async fn generate(mut self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
         let worker = Arc::clone(&self.hold.member.worker);
+        self.hold
+            .runs(job.resume.as_ref().map_or(0, |begun| begun.tokens));
         match worker.generate(job, Arc::clone(&progress)).await {
             Ok(events) => Ok(Box::pin(Held::new(events, progress, self.hold))),
             Err(failure) => {
@@ -316,9 +325,10 @@ impl Slot {
         progress: Arc<Progress>,
     ) -> Result<Embedded, Failure> {
         let worker = Arc::clone(&self.hold.member.worker);
+        self.hold.runs(0);
         let embedded = worker.embed(job, Arc::clone(&progress)).await;
         match &embedded {
-            Ok(_) => self.hold.answers(),
+            Ok(_) => self.hold.answers(true),
             Err(failure) => self.hold.fails(failure),
         }
         self.hold.count(&progress);

@@ -94,6 +94,15 @@ impl Pool {
         self.state().members.len()
     }
 
+    /// How many of its workers aren't among these.
+    pub(super) fn others(&self, avoid: &[Arc<str>]) -> usize {
+        let state = self.state();
+        let members = state.members.iter();
+        members
+            .filter(|member| !avoid.contains(&member.name))
+            .count()
+    }
+
     /// Lets go who could for a while, and lets workers go that have drained.
     pub(super) fn tend(self: &Arc<Self>) {
         self.state().members.retain(|member| !member.is_gone());
@@ -274,9 +283,16 @@ impl State {
         now: Instant,
     ) -> Hold {
         let Choice { member, room } = choice;
-        member.take(room, now);
+        let trial = member.take(room, now);
         self.affinity.note(&need.prefix, &member.name);
-        Hold::new(member, room, share, need.cost(), pool.metrics.busy.clone())
+        Hold::new(
+            member,
+            room,
+            trial,
+            share,
+            need.cost(),
+            pool.metrics.busy.clone(),
+        )
     }
 }
 

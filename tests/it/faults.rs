@@ -319,3 +319,41 @@ async fn a_slow_first_token_is_hedged_by_another_worker() {
     paid_once(&rows, 12);
     assert!(rows.len() > 12, "nothing was hedged");
 }
+
+#[tokio::test]
+async fn who_hangs_up_while_two_workers_are_asked_pays_once() {
+    let slow = || {
+        Script::words(8).at(Pace::Steady {
+            first: Duration::from_secs(20),
+            gap: Duration::from_millis(1),
+        })
+    };
+    let workers = [
+        Upstream::start(slow(), 0).await.unwrap(),
+        Upstream::start(slow(), 0).await.unwrap(),
+    ];
+    let hedging = "[scheduler]\nhedge_after_ms = 100\n";
+    let server = gateway(&[&workers[0], &workers[1]], "slots = 8", hedging).await;
+    let body = streaming();
+    let asks = post(&server, &body);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(800), asks)
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        (workers[0].started(), workers[1].started()),
+        (1, 1),
+        "both were asked"
+    );
+    server
+        .wait_for_metric("forebay_ledger_open", 0.0, Duration::from_secs(2))
+        .await;
+    server
+        .wait_for_metric("forebay_ledger_pending", 0.0, Duration::from_secs(2))
+        .await;
+    let rows = rows(&server).await;
+    let mut states: Vec<_> = rows.iter().map(|row| row.2.as_str()).collect();
+    states.sort_unstable();
+    assert_eq!(states, ["absorbed", "settled"], "{rows:?}");
+}

@@ -276,20 +276,43 @@ async fn a_worker_s_refusal_is_the_client_s_to_read_and_costs_nothing() {
 }
 
 #[tokio::test]
-async fn what_stands_twice_is_refused() {
+async fn what_stands_twice_or_in_disguise_is_refused() {
     let upstream = Upstream::start(Script::words(5), 0).await.unwrap();
     let server = gateway(&[&upstream], "", "").await;
-    let answer = server
-        .client
-        .post(format!("{}/v1/chat/completions", server.url))
-        .bearer_auth(KEY)
-        .body("{\"model\":\"big\",\"messages\":[],\"x\":1,\"x\":2}")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 400);
-    assert!(answer.text().await.unwrap().contains("duplicate field `x`"));
+    for (more, word) in [
+        ("\"x\":1,\"x\":2", "duplicate field `x`"),
+        ("\"mod\\u0065l\":\"other\"", "duplicate field `model`"),
+        ("\"Model\":\"other\"", "another spelling"),
+        ("\"me\u{17f}\u{17f}ages\":[]", "another spelling"),
+    ] {
+        let body = format!("{{\"model\":\"big\",\"messages\":[],{more}}}");
+        let url = format!("{}/v1/chat/completions", server.url);
+        let request = server.client.post(url).bearer_auth(KEY).body(body);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{more}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(word), "{more}: {text}");
+    }
     assert_eq!(upstream.started(), 0);
+}
+
+#[tokio::test]
+async fn the_limit_of_tokens_has_one_name() {
+    let upstream = Upstream::start(Script::words(50), 0).await.unwrap();
+    let server = gateway(&[&upstream], "dialect = \"llama-server\"", "").await;
+    let mut body = ask();
+    body["max_tokens"] = json!(3);
+    body["n_predict"] = json!(40);
+    assert_eq!(post(&server, &body).await.0, 200);
+    let text = json!({"model": MODEL, "prompt": "x", "max_completion_tokens": 4});
+    let answer = server.post("/v1/completions", &text).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let seen = upstream.seen();
+    assert_eq!(seen[0].body["max_tokens"], 3);
+    assert_eq!(seen[0].body.get("n_predict"), None);
+    assert_eq!(seen[1].body["max_tokens"], 4);
+    assert_eq!(seen[1].body.get("max_completion_tokens"), None);
+    assert_eq!(server.billed(MODEL)[2], 7);
 }
 
 #[tokio::test]

@@ -188,15 +188,21 @@ async fn pump(mut answer: Answer, shape: impl Shape, frames: mpsc::Sender<Bytes>
         relays: false,
     };
     loop {
-        let event = tokio::select! {
-            event = answer.next() => event,
-            () = frames.closed() => return,
-            // Whoever stands between shall not take silence for death.
-            () = tokio::time::sleep(KEEP_ALIVE) => {
-                if frames.send_timeout(Bytes::from_static(b":\n\n"), stall).await.is_err() {
-                    return;
+        let event = {
+            // It is waited for to its end: half of a commit, or of a change of workers, can't be taken back.
+            let mut next = std::pin::pin!(answer.next());
+            loop {
+                tokio::select! {
+                    event = &mut next => break event,
+                    () = frames.closed() => return,
+                    // Whoever stands between shall not take silence for death.
+                    () = tokio::time::sleep(KEEP_ALIVE) => {
+                        let comment = Bytes::from_static(b":\n\n");
+                        if frames.send_timeout(comment, stall).await.is_err() {
+                            return;
+                        }
+                    }
                 }
-                continue;
             }
         };
         let (next, more) = match event {

@@ -18,6 +18,26 @@ use crate::api::error::ApiError;
 use crate::gateway::Ask;
 use crate::types::{Class, Endpoint, Field, Generate, Relay};
 
+/// Fields by which requests are authorised, limited, scheduled and billed.
+const ACTED_ON: [&str; 16] = [
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "stream_options",
+    "n",
+    "best_of",
+    "max_tokens",
+    "max_completion_tokens",
+    "n_predict",
+    "service_tier",
+    "priority",
+    "cache_salt",
+    "user",
+    "safety_identifier",
+    "tools",
+];
+
 /// A JSON object whose values have not been read yet.
 pub(super) struct Peeked {
     body: Bytes,
@@ -36,6 +56,10 @@ struct Known {
 /// authorised, and the other run.
 pub(super) fn peek(bytes: Bytes) -> Result<Peeked, ApiError> {
     let Fields(values) = body::decode(&bytes)?;
+    if let Some((name, _)) = values.iter().find(|(name, _)| is_disguised(name)) {
+        let message = format!("{name:?} is another spelling of a field that this server acts on");
+        return Err(ApiError::invalid(Some(name), &message));
+    }
     let place = |value: &RawValue| {
         let start = value.get().as_ptr().addr() - bytes.as_ptr().addr();
         start..start + value.get().len()
@@ -56,6 +80,12 @@ pub(super) fn peek(bytes: Bytes) -> Result<Peeked, ApiError> {
     let missing = || ApiError::invalid(Some("model"), "missing field `model`");
     peeked.model = model.ok_or_else(missing)?;
     Ok(peeked)
+}
+
+/// Some servers read names without regard to case: they would act on what was not looked at here.
+fn is_disguised(name: &str) -> bool {
+    let plain = name.to_lowercase().replace('\u{17f}', "s");
+    plain != name && ACTED_ON.contains(&plain.as_str())
 }
 
 impl Peeked {

@@ -38,23 +38,28 @@ impl Bounds {
     fn allow(&self, told: Count, seen: u32) -> bool {
         let bytes = u32::try_from(self.request_bytes).unwrap_or(u32::MAX);
         let prompt = bytes.saturating_add(BESIDE_THE_TEXT);
-        let most = self
-            .max_tokens
-            .map(|each| each.saturating_mul(self.answers));
         told.prompt_tokens <= prompt
             && told.cached_tokens <= told.prompt_tokens
-            && most.is_none_or(|most| told.completion_tokens <= most)
             && (told.completion_tokens > 0 || seen == 0)
+    }
+
+    fn most(&self) -> Option<u32> {
+        let each = self.max_tokens?;
+        Some(each.saturating_mul(self.answers))
     }
 
     /// Brings the count to what the worker says, where that may be.
     fn take(&self, progress: &Progress, told: Option<Count>, seen: u32) -> bool {
         match told {
             Some(told) if self.allow(told, seen) => {
+                let most = self.most().unwrap_or(u32::MAX);
                 progress.guess(false);
                 progress.tell(Count {
                     prompt_tokens: told.prompt_tokens.saturating_sub(self.carried),
-                    completion_tokens: told.completion_tokens.saturating_add(self.carried),
+                    completion_tokens: told
+                        .completion_tokens
+                        .min(most)
+                        .saturating_add(self.carried),
                     ..told
                 })
             }
@@ -85,7 +90,7 @@ pub(super) async fn read_whole(
     if !bounds.take(progress, told, 0) {
         // English has about four bytes a token.
         let tokens = u32::try_from(body.len() / 4).unwrap_or(u32::MAX);
-        progress.advance_by(tokens.max(1));
+        progress.advance_by(tokens.max(1).min(bounds.most().unwrap_or(u32::MAX)));
     }
     let events = [
         Event::Relay {
@@ -112,6 +117,8 @@ pub(super) struct Reading {
     progress: Arc<Progress>,
     timeouts: Timeouts,
     dispatched: Instant,
+    /// When the last frame came.
+    last: Instant,
     /// Text that was not told yet; `None` where there is more than text.
     text: Option<String>,
     /// Frames that held something that was generated.
@@ -148,6 +155,7 @@ impl Reading {
             progress,
             timeouts,
             dispatched,
+            last: dispatched,
             text: tells_text.then(String::new),
             tokens: 0,
             ended: 0,
@@ -191,7 +199,9 @@ impl Reading {
             let first = self.timeouts.first_token.saturating_sub(age);
             (first.min(whole), "its first token")
         } else {
-            (self.timeouts.idle.min(whole), "its next token")
+            // Comments keep a connection alive, and say nothing of the answer.
+            let next = left(self.timeouts.idle, self.last);
+            (next.min(whole), "its next token")
         };
         loop {
             let frame = tokio::time::timeout(wait, self.body.frame()).await;
@@ -227,14 +237,17 @@ impl Reading {
 
     fn chunk(&mut self, data: &[u8]) -> Result<(), Failure> {
         let chunk = Chunk::read(data, &self.names, self.shows_usage)?;
+        self.last = Instant::now();
         if chunk.has_token {
             self.tokens += 1;
             self.progress.advance();
         }
         if let Some(told) = chunk.usage {
-            self.told = Some(told);
-            if !chunk.is_usage {
-                // So far; what comes later is told later.
+            if chunk.is_usage || self.bounds.answers == 1 {
+                self.told = Some(told);
+            }
+            // So far, and of one choice: what comes later is told later.
+            if !chunk.is_usage && self.bounds.answers == 1 {
                 self.bounds.take(&self.progress, Some(told), self.tokens);
             }
         }
@@ -255,9 +268,15 @@ impl Reading {
         } else {
             &mut self.out
         };
-        for part in [b"data: ".as_slice(), &chunk.json, b"\n\n"] {
-            to.extend_from_slice(part);
-        }
+        to.extend_from_slice(b"data: ");
+        let start = to.len();
+        to.extend_from_slice(&chunk.json);
+        // JSON that came in several lines goes out in one.
+        let lines = to[start..].iter_mut();
+        lines
+            .filter(|byte| **byte == b'\n')
+            .for_each(|byte| *byte = b' ');
+        to.extend_from_slice(b"\n\n");
         Ok(())
     }
 
@@ -301,8 +320,15 @@ impl Reading {
         }
     }
 
+    /// What was read before goes out before. An answer whose choices have all ended is whole, whatever follows.
     fn fail(&mut self, failure: Failure) {
+        if self.ended >= self.bounds.answers as usize {
+            return self.end();
+        }
         self.over = true;
+        if self.tokens > 0 {
+            self.flush();
+        }
         self.ready.push_back(Err(failure));
     }
 }

@@ -3,46 +3,54 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::dialect::Traits;
-use crate::types::{Endpoint, Job, ProjectId, Relay};
+use crate::types::{Class, Endpoint, Job, ProjectId, Relay};
 
 /// What no client says for itself, since it would act on what is others'.
-const OURS: [&str; 4] = ["model", "stream_options", "cache_salt", "priority"];
+const OURS: [&str; 6] = [
+    "model",
+    "stream_options",
+    "cache_salt",
+    "priority",
+    "service_tier",
+    // Of llama.cpp's server, where it goes before `max_tokens`.
+    "n_predict",
+];
 const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// The body of a request.
 pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
     let mut body = Object::with_capacity(relay.body.len() + 256);
     body.field("model", &text(&job.model));
-    // A budget may have made it less than was asked for.
     let spent = job.resume.as_ref().map_or(0, |resume| resume.tokens);
-    let limit = job
-        .request
-        .max_tokens
-        .map(|limit| limit.saturating_sub(spent).max(1));
-    let mut limited = false;
+    // A budget may have made it less than was asked for; whoever goes on with an answer has something left.
+    let limit = job.request.max_tokens;
+    let least = u32::from(job.resume.is_some());
+    let limit = limit.map(|limit| limit.saturating_sub(spent).max(least));
+    // Under the name that the client used, where that is one of this endpoint's.
+    let mut limit_name = match relay.endpoint {
+        Endpoint::Chat => "max_completion_tokens",
+        Endpoint::Completions | Endpoint::Embeddings => "max_tokens",
+    };
     for field in relay.fields.iter() {
         let name = field.name.as_str();
         if OURS.contains(&name) {
             continue;
         }
-        match (limit, &job.resume) {
-            (_, Some(resume)) if name == "messages" => {
+        match &job.resume {
+            Some(resume) if name == "messages" => {
                 let messages = relay.body.get(field.value.clone()).unwrap_or(b"[]");
                 body.field(name, &going_on(messages, &resume.text));
             }
-            (Some(limit), _) if LIMITS.contains(&name) => {
-                limited = true;
-                body.field(name, limit.to_string().as_bytes());
+            _ if LIMITS.contains(&name) => {
+                if relay.endpoint == Endpoint::Chat && name == "max_tokens" {
+                    limit_name = "max_tokens";
+                }
             }
             _ => body.field(name, relay.body.get(field.value.clone()).unwrap_or(b"null")),
         }
     }
-    if let Some(limit) = limit.filter(|_| !limited) {
-        let name = match relay.endpoint {
-            Endpoint::Chat => "max_completion_tokens",
-            Endpoint::Completions | Endpoint::Embeddings => "max_tokens",
-        };
-        body.field(name, limit.to_string().as_bytes());
+    if let Some(limit) = limit {
+        body.field(limit_name, limit.to_string().as_bytes());
     }
     if relay.streams {
         let options: &[u8] = if traits.continuous_usage {
@@ -51,6 +59,14 @@ pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
             br#"{"include_usage":true}"#
         };
         body.field("stream_options", options);
+    }
+    if traits.tiers {
+        let tier = match job.class {
+            Class::Interactive => "priority",
+            Class::Standard => "default",
+            Class::Batch => "flex",
+        };
+        body.field("service_tier", &text(tier));
     }
     if job.resume.is_some() {
         body.raw(traits.resume);
@@ -122,7 +138,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::types::{Class, Dialect, Field, Generate, Resume};
+    use crate::types::{Dialect, Field, Generate, Resume};
     use crate::worker::remote::dialect::traits;
 
     fn sent(

@@ -238,7 +238,13 @@ impl<'a> Changes<'a> {
         let mut end = start + value.get().len();
         let back = |from: usize| self.text[..from].trim_ascii_end().len();
         // Over the colon and the name in its quotes.
-        start = back(back(start) - 1) - name.len() - 2;
+        let key = back(back(start).saturating_sub(1)).saturating_sub(name.len() + 2);
+        let quoted = self.text[key..].strip_prefix(b"\"");
+        if !quoted.is_some_and(|rest| rest.starts_with(name.as_bytes())) {
+            // A name that is written another way stays.
+            return self.replace(value, "null");
+        }
+        start = key;
         let before = back(start);
         if self.text[..before].ends_with(b",") {
             start = before - 1;
@@ -319,6 +325,10 @@ mod tests {
                 r#"{"choices":[],"x":1}"#,
             ),
             (format!(r#"{{"usage":{usage}}}"#), "{}"),
+            (
+                format!(r#"{{"us\u0061ge":{usage}}}"#),
+                r#"{"us\u0061ge":null}"#,
+            ),
         ] {
             let (text, chunk) = read(&json, false);
             assert_eq!((text.as_str(), chunk.usage), (left, Some(count)));

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,8 +25,10 @@ use tokio::net::TcpStream;
 
 use super::{Options, Tls};
 
-/// An idle connection is kept that long; servers close theirs after a minute or more.
-const KEEP_IDLE: Duration = Duration::from_secs(30);
+/// An idle connection is kept that long: some servers close theirs after five seconds.
+const KEEP_IDLE: Duration = Duration::from_secs(4);
+/// A connection of HTTP/2 that says nothing for so long is asked whether it still lives, and has as long to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A worker's address, and the connections to it.
 pub(super) struct Client {
@@ -79,6 +81,10 @@ impl Client {
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_idle_timeout(KEEP_IDLE)
             .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(Some(KEEP_ALIVE))
+            .http2_keep_alive_timeout(KEEP_ALIVE)
+            .http2_keep_alive_while_idle(true)
             .http2_only(options.http2)
             .build(connector);
         Ok(Self {
@@ -120,12 +126,14 @@ impl Client {
         uri: Uri,
         body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
+        let own = uri.authority() == self.base.authority();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(authorization) = &self.authorization {
+        // Its metrics may be elsewhere.
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| own) {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(self.pooled.request(request).await?)
@@ -135,7 +143,7 @@ impl Client {
 /// Opens connections: to the URI's host, or to the one of its addresses that is this worker.
 #[derive(Clone)]
 struct Dial {
-    address: Option<SocketAddr>,
+    address: Option<IpAddr>,
     timeout: Duration,
 }
 
@@ -155,7 +163,7 @@ impl tower::Service<Uri> for Dial {
         Box::pin(async move {
             let connecting = async {
                 match address {
-                    Some(address) => TcpStream::connect(address).await,
+                    Some(address) => TcpStream::connect((address, port(&uri))).await,
                     None => {
                         let host = uri.host().ok_or(ErrorKind::InvalidInput)?;
                         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -15,6 +15,8 @@ pub(super) struct Traits {
     pub(super) continuous_usage: bool,
     /// Asked to go on with an unfinished answer, which is the last message, it wants to be told so by this.
     pub(super) resume: &'static str,
+    /// It takes a `service_tier` as a class: what the gateway made of it is told.
+    pub(super) tiers: bool,
     /// It keeps prompts' states apart by this field's value.
     pub(super) cache_salt: Option<&'static str>,
 }
@@ -26,6 +28,7 @@ const PLAIN: Traits = Traits {
     continuous_usage: false,
     cache_salt: None,
     resume: "",
+    tiers: false,
 };
 
 /// By the kind of server.
@@ -59,6 +62,7 @@ pub(super) fn traits(dialect: Dialect) -> Traits {
         },
         Dialect::Forebay => Traits {
             health: "/ready",
+            tiers: true,
             waiting: &["forebay_queue_depth"],
             ..PLAIN
         },

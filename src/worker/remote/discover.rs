@@ -10,10 +10,11 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::name_server::TokioConnectionProvider;
 use hickory_resolver::proto::xfer::Protocol;
 
-use super::client::port;
 use super::{Options, Remote};
 use crate::worker::Worker;
 
+/// That nobody is there is believed when it was said so often in a row.
+const BELIEVED_AFTER: u32 = 3;
 /// A name is asked for so long at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -32,6 +33,8 @@ pub struct Discovery {
     every: Duration,
     known: BTreeSet<IpAddr>,
     asked: bool,
+    /// How often in a row nobody was found: a server that fails says the same as one that knows of nobody.
+    nobody: u32,
 }
 
 impl Discovery {
@@ -61,6 +64,7 @@ impl Discovery {
             every,
             known: BTreeSet::new(),
             asked: false,
+            nobody: 0,
         })
     }
 
@@ -71,10 +75,14 @@ impl Discovery {
                 tokio::time::sleep(self.every).await;
             }
             self.asked = true;
-            let changes = match self.look_up().await {
-                Some(now) => self.compare(now),
-                None => continue,
+            let Some(now) = self.look_up().await else {
+                continue;
             };
+            self.nobody = if now.is_empty() { self.nobody + 1 } else { 0 };
+            if (1..BELIEVED_AFTER).contains(&self.nobody) {
+                continue;
+            }
+            let changes = self.compare(now);
             if !changes.is_empty() {
                 return changes;
             }
@@ -103,22 +111,26 @@ impl Discovery {
     }
 
     fn compare(&mut self, now: BTreeSet<IpAddr>) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let (mut changes, mut started) = (Vec::new(), Vec::new());
         for gone in self.known.difference(&now) {
             changes.push(Change::Leave(self.name_of(*gone)));
         }
         for new in now.difference(&self.known) {
             let options = Options {
                 name: self.name_of(*new),
-                address: Some(SocketAddr::new(*new, port(&self.options.url))),
+                address: Some(*new),
                 ..self.options.clone()
             };
             match Remote::start(options) {
-                Ok(worker) => changes.push(Change::Join(Arc::new(worker))),
+                Ok(worker) => {
+                    started.push(*new);
+                    changes.push(Change::Join(Arc::new(worker)));
+                }
                 Err(error) => tracing::error!(worker = self.options.name, error, "can't be used"),
             }
         }
-        self.known = now;
+        self.known = now.intersection(&self.known).copied().collect();
+        self.known.extend(started);
         changes
     }
 

@@ -36,10 +36,11 @@ impl Frames {
     pub(super) fn next(&mut self) -> Option<Bytes> {
         while let Some(mut line) = self.line() {
             if line.is_empty() {
-                if let Some(data) = self.data.take() {
-                    return Some(data.freeze());
+                match self.data.take() {
+                    // A frame without data is none.
+                    Some(data) if !data.is_empty() => return Some(data.freeze()),
+                    _ => continue,
                 }
-                continue;
             }
             let Some(value) = line.strip_prefix(b"data:".as_slice()) else {
                 continue;

@@ -12,7 +12,7 @@ mod frames;
 mod probe;
 mod refusal;
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use discover::{Change, Discovery};
 
 use super::{Health, Worker};
-use crate::types::{Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay};
+use crate::types::{Count, Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay};
 use answer::{Bounds, Reading, read_whole};
 use chunk::Names;
 use client::{Client, Error};
@@ -44,7 +44,7 @@ pub struct Options {
     /// Its URL, without `/v1`.
     pub url: Uri,
     /// The address that is called, where the URL's host has several.
-    pub address: Option<SocketAddr>,
+    pub address: Option<IpAddr>,
     /// What it is.
     pub dialect: Dialect,
     /// Requests that it runs at once; learned, where it isn't said.
@@ -132,23 +132,22 @@ impl Remote {
         wait: Duration,
         progress: &Progress,
     ) -> Result<http::Response<Incoming>, Failure> {
-        let response = tokio::time::timeout(wait, self.client.post(path, body)).await;
-        let response = match response {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                if matches!(error, Error::Connect) {
-                    // It has not even seen the prompt.
-                    progress.tell(crate::types::Count::default());
+        let answer = async {
+            match self.client.post(path, body).await {
+                Ok(response) if response.status().is_success() => Ok(response),
+                Ok(response) => Err(refusal::read(response).await),
+                Err(error) => {
+                    if matches!(error, Error::Connect) {
+                        // It has not even seen the prompt.
+                        progress.tell(Count::default());
+                    }
+                    Err(Failure::Broken(error.to_string()))
                 }
-                return Err(Failure::Broken(error.to_string()));
             }
-            Err(_) => return Err(Failure::Broken("it did not answer in time".into())),
         };
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(refusal::read(response).await)
-        }
+        tokio::time::timeout(wait, answer)
+            .await
+            .unwrap_or_else(|_| Err(Failure::Broken("it did not answer in time".into())))
     }
 
     async fn relay(
