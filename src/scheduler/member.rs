@@ -99,6 +99,7 @@ impl Member {
             Some(most) => Capacity::learned(places, most),
             None => Capacity::Fixed(places),
         };
+        metrics.places.set(capacity.limit().into());
         Self {
             name: worker.name().into(),
             worker,

@@ -17,8 +17,8 @@ const OURS: [&str; 6] = [
 ];
 const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
-/// The body of a request.
-pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
+/// The body of a request, whose answer comes as a stream or as a whole.
+pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits, streams: bool) -> Vec<u8> {
     let mut body = Object::with_capacity(relay.body.len() + 256);
     body.field("model", &text(&job.model));
     let spent = job.resume.as_ref().map_or(0, |resume| resume.tokens);
@@ -33,7 +33,7 @@ pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
     };
     for field in relay.fields.iter() {
         let name = field.name.as_str();
-        if OURS.contains(&name) {
+        if OURS.contains(&name) || name == "stream" && streams && !relay.streams {
             continue;
         }
         match &job.resume {
@@ -52,7 +52,10 @@ pub(super) fn outgoing(job: &Job, relay: &Relay, traits: &Traits) -> Vec<u8> {
     if let Some(limit) = limit {
         body.field(limit_name, limit.to_string().as_bytes());
     }
-    if relay.streams {
+    if streams && !relay.streams {
+        body.field("stream", b"true");
+    }
+    if streams {
         let options: &[u8] = if traits.continuous_usage {
             br#"{"include_usage":true,"continuous_usage_stats":true}"#
         } else {
@@ -192,7 +195,7 @@ mod tests {
             class: Class::Standard,
             adapter: None,
         };
-        String::from_utf8(outgoing(&job, &relay, &traits(dialect))).unwrap()
+        String::from_utf8(outgoing(&job, &relay, &traits(dialect), streams)).unwrap()
     }
 
     #[test]

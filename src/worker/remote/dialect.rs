@@ -17,6 +17,9 @@ pub(super) struct Traits {
     pub(super) resume: &'static str,
     /// It takes a `service_tier` as a class: what the gateway made of it is told.
     pub(super) tiers: bool,
+    /// It looks only now and then whether whoever waits for a whole answer is still there: it is asked for a stream, which
+    /// it stops at once.
+    pub(super) only_streams: bool,
     /// It keeps prompts' states apart by this field's value.
     pub(super) cache_salt: Option<&'static str>,
 }
@@ -29,6 +32,7 @@ const PLAIN: Traits = Traits {
     cache_salt: None,
     resume: "",
     tiers: false,
+    only_streams: false,
 };
 
 /// By the kind of server.
@@ -58,6 +62,7 @@ pub(super) fn traits(dialect: Dialect) -> Traits {
         // It goes on with a last message of the assistant by itself.
         Dialect::LlamaServer => Traits {
             waiting: &["llamacpp:requests_deferred"],
+            only_streams: true,
             ..PLAIN
         },
         Dialect::Forebay => Traits {

@@ -9,6 +9,7 @@ mod dialect;
 mod discover;
 mod embed;
 mod frames;
+mod gather;
 mod probe;
 mod refusal;
 
@@ -30,6 +31,7 @@ use answer::{Bounds, Reading, read_whole};
 use chunk::Names;
 use client::{Client, Error};
 use dialect::{Traits, traits};
+use gather::gathered;
 use probe::Status;
 
 /// What a worker whose capacity nobody said is given at first, and at most.
@@ -156,7 +158,8 @@ impl Remote {
         relay: &Relay,
         progress: Arc<Progress>,
     ) -> Result<Events, Failure> {
-        let body = body::outgoing(job, relay, &self.traits);
+        let streams = relay.streams || self.traits.only_streams;
+        let body = body::outgoing(job, relay, &self.traits, streams);
         let bounds = Bounds {
             request_bytes: body.len(),
             answers: job.request.answers(),
@@ -174,19 +177,24 @@ impl Remote {
         };
         let (dispatched, limit) = (Instant::now(), self.timeouts.answer);
         let path = relay.endpoint.path();
-        if relay.streams {
+        if streams {
             let wait = self.timeouts.first_token.min(limit);
             let response = self.send(path, body, wait, &progress).await?;
             let reading = Reading::new(
                 response.into_body(),
                 names,
-                (relay.include_usage, job.resumable),
+                (relay.include_usage || !relay.streams, job.resumable),
                 bounds,
                 progress,
                 self.timeouts,
                 dispatched,
             );
-            return Ok(reading.events());
+            let events = reading.events();
+            return if relay.streams {
+                Ok(events)
+            } else {
+                gathered(events).await
+            };
         }
         let response = self.send(path, body, limit, &progress).await?;
         let reading = read_whole(response.into_body(), &names, bounds, &progress);
