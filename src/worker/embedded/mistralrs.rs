@@ -67,7 +67,7 @@ pub struct Mistral {
 }
 
 struct Job {
-    request: Generate,
+    request: Arc<Generate>,
     progress: Arc<Progress>,
     events: mpsc::Sender<Result<Event, Failure>>,
 }
@@ -432,7 +432,7 @@ mod tests {
     async fn text(model: &Model, ask: &str) -> String {
         let (events, mut reader) = mpsc::channel(1024);
         let job = Job {
-            request: Generate {
+            request: Arc::new(Generate {
                 prompts: vec![Prompt::Chat(Chat {
                     messages: vec![Message {
                         role: Role::User,
@@ -449,7 +449,7 @@ mod tests {
                     ..Sampling::default()
                 },
                 ..Generate::default()
-            },
+            }),
             progress: Arc::default(),
             events,
         };
