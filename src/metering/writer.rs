@@ -122,8 +122,10 @@ impl Writer {
         for command in commands.drain(..) {
             match command {
                 Command::Book(booking) => {
+                    let event = booking.charge.event_id;
                     batch.charges.push(booking.charge);
-                    batch.releases.extend(booking.releases);
+                    let releases = booking.releases.into_iter();
+                    batch.releases.extend(releases.map(|release| (event, release)));
                     forgiven.push(booking.forgiven);
                     waiting.push((booking.ack, booking.since));
                 }

@@ -140,8 +140,8 @@ pub struct LedgerBatch {
     pub charges: Vec<Charge>,
     /// Attempts that turned out to be nothing: their `in_flight` rows go.
     pub voids: Vec<(RequestId, u32)>,
-    /// What the charges take off this replica's slices of limits.
-    pub releases: Vec<Release>,
+    /// What the charge of an event takes off this replica's slices of limits: once, when it is booked to be paid.
+    pub releases: Vec<(Uuid, Release)>,
 }
 
 impl LedgerBatch {

@@ -35,6 +35,7 @@ pub(super) async fn all(
         query.build().execute(&mut *connection).await?;
     }
     let mut others = Vec::new();
+    let mut paid = HashSet::new();
     for rows in batch.charges.chunks(ROWS_PER_STATEMENT) {
         let mut query = QueryBuilder::<Db>::new("");
         push_charges(&mut query, replica, rows);
@@ -46,6 +47,8 @@ pub(super) async fn all(
         let (new, old): (Vec<_>, Vec<_>) = rows
             .iter()
             .partition(|charge| new.contains(&charge.event_id.to_string()));
+        let new_and_paid = new.iter().filter(|charge| charge.state != State::Absorbed);
+        paid.extend(new_and_paid.map(|charge| charge.event_id));
         for (whose, sums) in days(new.into_iter()) {
             let mut query = QueryBuilder::<Db>::new("");
             push_spent(&mut query, &replica.name, whose, &sums);
@@ -58,7 +61,10 @@ pub(super) async fn all(
         push_deletes(&mut query, rows);
         query.build().execute(&mut *connection).await?;
     }
-    super::slices::release(connection, &batch.releases).await?;
+    // What stood already took its own with it, and what costs nothing takes none.
+    let releases = batch.releases.iter();
+    let releases = releases.filter(|(event, _)| paid.contains(event));
+    super::slices::release(connection, releases.map(|(_, release)| release)).await?;
     Ok(others)
 }
 

@@ -94,7 +94,7 @@ async fn elsewhere(
 /// What is booked now is no longer held: in the same transaction, or it would count twice or not at all.
 pub(super) async fn release(
     connection: &mut Connection,
-    releases: &[Release],
+    releases: impl Iterator<Item = &Release>,
 ) -> Result<(), sqlx::Error> {
     let mut sums = BTreeMap::<(&SliceId, &ReplicaId), i128>::new();
     for release in releases {

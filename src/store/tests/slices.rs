@@ -67,9 +67,13 @@ impl Counter {
         tokio::task::yield_now().await;
         let completion = used.min(u32::try_from(reserved.completion_tokens).unwrap());
         let (usage, amount) = (usage(10, completion), Money(0));
+        let charge = charge(&flown, usage, amount, State::Settled);
+        let releases = reserved.releases(&usage, amount).into_iter();
         let batch = LedgerBatch {
-            releases: reserved.releases(&usage, amount),
-            ..book(charge(&flown, usage, amount, State::Settled))
+            releases: releases
+                .map(|release| (charge.event_id, release))
+                .collect(),
+            ..book(charge)
         };
         self.store
             .commit(&self.membership.now(), &batch)
@@ -157,11 +161,13 @@ on_both! {
 
         // What is booked is no longer held.
         let release = Release { slice: of_today(0, 0, 0).slice, replica: desk.replica.id.clone(), amount: 200 };
-        let batch = LedgerBatch {
-            releases: vec![release],
-            ..book(charge(&flown_by("proj_a", "key_a", "m"), usage(200, 0), Money(0), State::Settled))
-        };
+        let booked = charge(&flown_by("proj_a", "key_a", "m"), usage(200, 0), Money(0), State::Settled);
+        let batch = LedgerBatch { releases: vec![(booked.event_id, release.clone())], ..book(booked) };
+        desk.commit(batch.clone()).await;
+        // Nobody heard that it stands, so it is tried again; and what was forgiven is not booked to be paid.
         desk.commit(batch).await;
+        let forgiven = charge(&flown_by("proj_a", "key_a", "m"), usage(200, 0), Money(0), State::Absorbed);
+        desk.commit(LedgerBatch { releases: vec![(forgiven.event_id, release)], ..book(forgiven) }).await;
         let second = desk.store.slice(&other.id, &of_today(1000, 300, 600)).await.unwrap();
         assert_eq!((second.granted, second.elsewhere), (300, 700));
         // The first dies. What it held is free once others take it for dead.
