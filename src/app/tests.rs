@@ -8,6 +8,7 @@ mod world;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
+use crate::types::Durability;
 use script::Order;
 use world::World;
 
@@ -93,6 +94,11 @@ fn balances(cases: u32, new: impl Fn() -> World) {
 #[test]
 fn whatever_happens_the_books_balance_on_sqlite() {
     balances(cases(24), World::on_sqlite);
+}
+
+#[test]
+fn whatever_happens_the_books_balance_where_no_answer_waits_for_the_database() {
+    balances(cases(12), || World::on_sqlite_that(Durability::Process));
 }
 
 #[test]

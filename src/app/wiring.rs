@@ -160,13 +160,13 @@ async fn join(
     let name = config.ledger.replica.clone().unwrap_or_else(host_name);
     let membership = Membership::new(name);
     let replica = membership.now();
+    store.join(&replica).await?;
     // Alone, nobody else can be alive.
     let recovered = store.recover(&replica, lease.unwrap_or_default()).await?;
     if !recovered.is_empty() {
         let rows = recovered.len();
         tracing::warn!(rows, "booked what a dead process left in flight");
     }
-    store.join(&replica).await?;
     let own = UsageQuery {
         group_by: vec![Dimension::State, Dimension::Model],
         // Where there is one process at a time, whatever was booked is its own.

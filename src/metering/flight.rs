@@ -11,8 +11,8 @@ use super::writer::{Booking, Command};
 use super::{Admission, Error, Metering};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Charge, Checkpoint, Failure, Flown, Money, Outcome, Progress, Release, RequestId, Reserved,
-    Source, State, Usage,
+    Charge, Checkpoint, Failure, Flown, Ledger, Money, Outcome, Progress, Release, RequestId,
+    Reserved, Source, State, Usage,
 };
 
 const REFRESH_MS: i64 = 1000;
@@ -24,6 +24,7 @@ pub struct Flight {
     /// Taken by whichever end comes first, so there is never a second.
     permit: Option<mpsc::OwnedPermit<Command>>,
     flights: Arc<Flights>,
+    ledger: Arc<dyn Ledger>,
     reserved: Option<Box<dyn Reserved>>,
     /// What the charge costs that is on its way to the ledger.
     due: Option<(Usage, Money)>,
@@ -71,6 +72,7 @@ impl Flight {
             open,
             permit: Some(admission.0),
             flights: Arc::clone(&metering.flights),
+            ledger: Arc::clone(&metering.ledger),
             reserved,
             due: None,
             hold: metering.hold,
@@ -192,9 +194,17 @@ impl Flight {
         if self.open.lost.load(Ordering::Acquire) {
             return Err(Error::Lost);
         }
-        let (ack, booked) = oneshot::channel();
         let costs = (charge.state == State::Settled).then_some((charge.usage, charge.amount));
-        let booking = Booking::new(charge, self.releases(costs), Some(ack));
+        let releases = self.releases(costs);
+        if self.ledger.keep(&charge) {
+            self.metrics.ledger.pending.inc();
+            permit.send(Command::Book(Box::new(Booking::kept(charge, releases))));
+            self.due = costs;
+            self.spend();
+            return Ok(());
+        }
+        let (ack, booked) = oneshot::channel();
+        let booking = Booking::new(charge, releases, Some(ack));
         let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(booking)));
@@ -283,9 +293,12 @@ impl Drop for Flight {
         let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
-            permit.send(Command::Book(Box::new(Booking::new(
-                charge, releases, None,
-            ))));
+            let booking = if self.ledger.keep(&charge) {
+                Booking::kept(charge, releases)
+            } else {
+                Booking::new(charge, releases, None)
+            };
+            permit.send(Command::Book(Box::new(booking)));
         }
     }
 }

@@ -66,6 +66,7 @@ pub enum Error {
 pub struct Metering {
     commands: mpsc::Sender<Command>,
     flights: Arc<Flights>,
+    ledger: Arc<dyn Ledger>,
     lease: Arc<Lease>,
     hold: Duration,
     metrics: Arc<Metrics>,
@@ -87,7 +88,7 @@ impl Metering {
         let flights = Arc::new(Flights::default());
         let lease = Arc::new(Lease::new(options.lease));
         let writer = Writer::new(
-            ledger,
+            Arc::clone(&ledger),
             membership,
             Arc::clone(&lease),
             queue,
@@ -98,6 +99,7 @@ impl Metering {
         let metering = Self {
             commands,
             flights,
+            ledger,
             lease,
             hold: options.hold,
             metrics,

@@ -17,6 +17,9 @@ use crate::types::{
 /// How soon a new attempt gets its `in_flight` row, at the latest.
 const TICK: Duration = Duration::from_millis(250);
 const MAX_BATCH: usize = 1024;
+/// Charges that survive this process already, and that nobody waits for, gather for so long: many cost the database little more
+/// than one.
+const GATHER: Duration = Duration::from_millis(20);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 /// A commit that takes longer is tried again, its outcome unknown.
@@ -30,6 +33,13 @@ pub(super) enum Command {
     Void(RequestId, u32),
 }
 
+impl Command {
+    /// Whether it is worse off with each moment until it is committed.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Self::Book(booking) if !booking.kept)
+    }
+}
+
 /// A charge on its way to the ledger.
 pub(super) struct Booking {
     charge: Charge,
@@ -41,6 +51,8 @@ pub(super) struct Booking {
     pub(super) forgiven: Arc<AtomicBool>,
     /// What it takes off this replica's slices of limits.
     releases: Vec<Release>,
+    /// It survives this process already.
+    kept: bool,
 }
 
 impl Booking {
@@ -55,6 +67,15 @@ impl Booking {
             releases,
             ack,
             forgiven: Arc::default(),
+            kept: false,
+        }
+    }
+
+    /// One that the ledger keeps already, so that nobody waits for its commit.
+    pub(super) fn kept(charge: Charge, releases: Vec<Release>) -> Self {
+        Self {
+            kept: true,
+            ..Self::new(charge, releases, None)
         }
     }
 }
@@ -101,10 +122,22 @@ impl Writer {
                     if count == 0 {
                         return self.leave().await;
                     }
+                    if commands.iter().all(|command| !command.is_urgent()) {
+                        self.gather(&mut commands).await;
+                    }
                 }
                 _ = tick.tick() => {}
             }
             self.commit(&mut commands).await;
+        }
+    }
+
+    async fn gather(&mut self, commands: &mut Vec<Command>) {
+        tokio::time::sleep(GATHER).await;
+        while commands.len() < MAX_BATCH
+            && let Ok(command) = self.queue.try_recv()
+        {
+            commands.push(command);
         }
     }
 
@@ -125,7 +158,9 @@ impl Writer {
                     let event = booking.charge.event_id;
                     batch.charges.push(booking.charge);
                     let releases = booking.releases.into_iter();
-                    batch.releases.extend(releases.map(|release| (event, release)));
+                    batch
+                        .releases
+                        .extend(releases.map(|release| (event, release)));
                     forgiven.push(booking.forgiven);
                     waiting.push((booking.ack, booking.since));
                 }

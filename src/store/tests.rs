@@ -120,7 +120,7 @@ fn replica(name: &str) -> Replica {
     }
 }
 
-fn flown() -> Arc<Flown> {
+pub(crate) fn flown() -> Arc<Flown> {
     flown_by("proj_a", "key_a", "m")
 }
 
@@ -150,7 +150,7 @@ fn flown_by(project: &str, key: &str, model: &str) -> Arc<Flown> {
     })
 }
 
-fn usage(prompt_tokens: u32, completion_tokens: u32) -> Usage {
+pub(crate) fn usage(prompt_tokens: u32, completion_tokens: u32) -> Usage {
     Usage {
         prompt_tokens,
         cached_tokens: 0,
@@ -158,7 +158,7 @@ fn usage(prompt_tokens: u32, completion_tokens: u32) -> Usage {
     }
 }
 
-fn charge(flown: &Arc<Flown>, usage: Usage, amount: Money, state: State) -> Charge {
+pub(crate) fn charge(flown: &Arc<Flown>, usage: Usage, amount: Money, state: State) -> Charge {
     Charge {
         event_id: Uuid::now_v7(),
         flown: Arc::clone(flown),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{KeyId, OrganisationId, ProjectId};
 
 /// Who sends a request, once the key was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// Whose project it is.
     pub organisation: OrganisationId,

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::fmt::serde::timestamp::millisecond;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Caller, Class, Endpoint, Money, Price, RequestId, Usage};
 
 /// One attempt that a worker runs: all that is known of it before the first token.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Flown {
     /// The request it belongs to.
     pub request: RequestId,
@@ -29,6 +31,7 @@ pub struct Flown {
     /// The price it is booked at.
     pub price: Arc<Price>,
     /// When it was dispatched.
+    #[serde(with = "millisecond::required")]
     pub started: Timestamp,
 }
 
@@ -44,7 +47,7 @@ pub struct Checkpoint {
 }
 
 /// A row of `charge`: append-only, one for each attempt, for ever.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Charge {
     /// Names the row (UUID version 7).
     pub event_id: Uuid,
@@ -61,13 +64,16 @@ pub struct Charge {
     /// How the attempt ended.
     pub outcome: Outcome,
     /// When its first token left.
+    #[serde(with = "millisecond::optional")]
     pub first_token: Option<Timestamp>,
     /// When it ended.
+    #[serde(with = "millisecond::required")]
     pub ended: Timestamp,
 }
 
 /// How a charge came to stand in the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// Ended under the eyes of the meter, and to be paid.
     Settled,
@@ -78,7 +84,8 @@ pub enum State {
 }
 
 /// Who counted the tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The engine that ran it.
     Engine,
@@ -89,7 +96,8 @@ pub enum Source {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The whole answer.
     Completed,

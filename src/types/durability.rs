@@ -7,6 +7,6 @@ pub enum Durability {
     /// A power cut: it is synced to disk.
     #[default]
     Power,
-    /// The death of this process: it is in the database's log, which is synced within 20 ms.
+    /// The death of this process: it is in a file or in the database's log, which is synced within 20 ms.
     Process,
 }

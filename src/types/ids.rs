@@ -72,7 +72,7 @@ text_id!(
 );
 
 /// Names one request, for ever. The gateway mints it, a client never chooses it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(Uuid);
 
 impl RequestId {

@@ -104,7 +104,7 @@ impl FromStr for Money {
 }
 
 /// What a token costs, in pico-units. Immutable: a ledger row pins the version it was booked with.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Price {
     /// Names this price in the ledger.
     pub version: String,

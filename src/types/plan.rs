@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Adapter, Price};
 
@@ -15,7 +15,8 @@ pub enum Kind {
 }
 
 /// Which door a request came in by; a column of the ledger and a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Endpoint {
     /// `/v1/chat/completions`
     Chat,

@@ -202,6 +202,12 @@ pub trait Ledger: Send + Sync {
     /// The store failed.
     async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError>;
 
+    /// Keeps a charge, so that it will be committed even if this process dies now. False where there is no such place, or
+    /// it can't be written: then the charge stands once it was committed, and no sooner.
+    fn keep(&self, _charge: &Charge) -> bool {
+        false
+    }
+
     /// Writes all of a batch or nothing of it, and says that the replica lives. When this returns, it is on
     /// disk.
     ///

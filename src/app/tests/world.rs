@@ -20,8 +20,8 @@ use crate::scheduler::Assigned;
 use crate::store::{self, tests::cluster as shared_cluster};
 use crate::tenancy::{Access, Admin};
 use crate::types::{
-    Actor, Caller, Class, Count, Endpoint, Event, Failure, Generate, LimitSet, Limits, Period,
-    Price, Prompt, RequestId, Scope, Usage,
+    Actor, Caller, Class, Count, Durability, Endpoint, Event, Failure, Generate, LimitSet, Limits,
+    Period, Price, Prompt, RequestId, Scope, Usage,
 };
 use crate::worker::Worker;
 
@@ -98,19 +98,24 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn on_sqlite() -> Self {
+        Self::on_sqlite_that(Durability::Power)
+    }
+
+    pub(super) fn on_sqlite_that(survives: Durability) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/t.db", folder.path().display());
-        Self::on(url, Some(folder))
+        Self::on(url, Some(folder), survives)
     }
 
     pub(super) fn on_postgres() -> Self {
         let name = format!("w{}", Uuid::now_v7().simple());
-        Self::on(shared_cluster().database(&name), None)
+        Self::on(shared_cluster().database(&name), None, Durability::Power)
     }
 
-    fn on(url: String, folder: Option<tempfile::TempDir>) -> Self {
+    fn on(url: String, folder: Option<tempfile::TempDir>, survives: Durability) -> Self {
         let mut config = Config::parse(CONFIG).unwrap();
         config.ledger.lease_s = 3;
+        config.ledger.durability = survives;
         let mut world = Self {
             url,
             _folder: folder,
@@ -134,7 +139,9 @@ impl World {
         let worker = Arc::new(Scripted::default());
         let started = Arc::clone(&worker) as Arc<dyn Worker>;
         let app = runtime.block_on(async {
-            let store = store::open(&self.url).await.unwrap();
+            let store = store::open_with(&self.url, self.config.ledger.durability)
+                .await
+                .unwrap();
             App::build(&self.config, store, |_| {
                 let assigned = Assigned {
                     pools: vec![MODEL.into()],

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::commit::{Day, day_of, push_spent};
 use super::{BEGIN, Backend, Connection, Db};
 use crate::types::{
-    ChargeRow, Class, Ledger, LedgerBatch, Money, Outcome, Page, Price, Recovered, Replica,
+    Charge, ChargeRow, Class, Ledger, LedgerBatch, Money, Outcome, Page, Price, Recovered, Replica,
     ReplicaId, Slice, SliceWish, Source, Spender, Spent, State, StoreError, Usage, UsageQuery,
     UsageRow,
 };
@@ -45,13 +45,16 @@ impl Ledger for Backend {
         replica: &Replica,
         batch: &LedgerBatch,
     ) -> Result<Vec<Uuid>, StoreError> {
+        let mut others = Vec::new();
         if !super::commit_at_once(self, replica, batch).await? {
-            let others = self.commit_step_by_step(replica, batch).await?;
-            self.mark();
-            return Ok(others);
+            others = self.commit_step_by_step(replica, batch).await?;
         }
-        self.mark();
-        Ok(Vec::new())
+        self.committed(batch);
+        Ok(others)
+    }
+
+    fn keep(&self, charge: &Charge) -> bool {
+        self.append(charge)
     }
 
     async fn recover(
@@ -59,6 +62,7 @@ impl Ledger for Backend {
         replica: &Replica,
         silent_for: Duration,
     ) -> Result<Vec<Recovered>, StoreError> {
+        self.commit_kept(replica).await?;
         let silent_ms = i64::try_from(silent_for.as_millis()).unwrap_or(i64::MAX / 2);
         let mut transaction = self.writer.begin_with(BEGIN).await?;
         sqlx::query(concat!(
@@ -130,12 +134,6 @@ impl Backend {
         let others = super::commit::all(&mut transaction, replica, batch).await?;
         transaction.commit().await?;
         Ok(others)
-    }
-
-    fn mark(&self) {
-        if let Some(syncer) = &self.syncer {
-            syncer.mark();
-        }
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! One connection writes, some read. The writer is in WAL mode with synchronous=FULL, which syncs each
 //! commit to disk; both are asserted when it opens, since SQLite ignores a pragma that it can't follow. With the
-//! durability `process` it is synchronous=NORMAL, which leaves the log to the system, and the log is synced a
-//! little later.
+//! durability `process` charges go to a journal of their own first, which is synced a little later.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -20,9 +19,9 @@ use sqlx::sqlite::{
 
 use at_once::commit_at_once;
 
-use super::syncer::Syncer;
 use super::unusable;
-use crate::types::{Claim, Durability, Store, StoreError};
+use crate::types::{Charge, Claim, Durability, Ledger, LedgerBatch, Replica, Store, StoreError};
+use journal::Journal;
 
 // The words of this database, for the SQL that both share.
 type Db = sqlx::Sqlite;
@@ -37,6 +36,7 @@ macro_rules! now_ms {
 }
 
 mod at_once;
+mod journal;
 #[path = "../sql/commit.rs"]
 mod commit;
 #[path = "../sql/invoices.rs"]
@@ -58,8 +58,6 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The value of `PRAGMA synchronous` that syncs every commit.
 const SYNCHRONOUS_FULL: i64 = 2;
-/// The value that syncs none but before the log is taken over into the database.
-const SYNCHRONOUS_NORMAL: i64 = 1;
 /// `forebay key create` beside a running server waits this long for the other's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
@@ -69,8 +67,9 @@ pub(super) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     path: PathBuf,
-    /// Where commits don't wait for the disk.
-    syncer: Option<Syncer>,
+    journal: Journal,
+    /// Where answers don't wait for a commit.
+    durability: Durability,
 }
 
 impl Sqlite {
@@ -91,10 +90,7 @@ impl Sqlite {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(match durability {
-                Durability::Power => SqliteSynchronous::Full,
-                Durability::Process => SqliteSynchronous::Normal,
-            })
+            .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
         let writer = SqlitePoolOptions::new()
@@ -110,24 +106,52 @@ impl Sqlite {
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await?;
-        assert_durable(&writer, durability).await?;
+        assert_durable(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await?;
-        let log = with_suffix(&path, "-wal");
-        let syncer = (durability == Durability::Process).then(|| {
-            Syncer::start(move || {
-                let log = log.clone();
-                async move { sync_file(log).await.map_err(|error| error.to_string()) }
-            })
-        });
         Ok(Self {
             writer,
             readers,
+            journal: Journal::new(with_suffix(&path, ".charges")),
             path,
-            syncer,
+            durability,
         })
+    }
+
+    /// Puts a charge into the journal.
+    fn append(&self, charge: &Charge) -> bool {
+        if self.durability == Durability::Power {
+            return false;
+        }
+        let done = self.journal.append(charge);
+        if let Err(error) = &done {
+            tracing::error!(%error, "the journal of charges can't be written: answers wait for the database");
+        }
+        done.is_ok()
+    }
+
+    fn committed(&self, batch: &LedgerBatch) {
+        self.journal.booked(batch.charges.iter());
+    }
+
+    /// Commits what processes that died had in their journals, whatever the durability is now.
+    async fn commit_kept(&self, replica: &Replica) -> Result<(), StoreError> {
+        let unreadable =
+            |error: std::io::Error| unusable(format!("the journal of charges: {error}"));
+        for path in self.journal.left_behind().map_err(unreadable)? {
+            let charges = journal::read(&path).map_err(unreadable)?;
+            let rows = charges.len();
+            let batch = LedgerBatch {
+                charges,
+                ..LedgerBatch::default()
+            };
+            self.commit(replica, &batch).await?;
+            tracing::info!(rows, "booked what a dead process had in its journal");
+            std::fs::remove_file(&path).map_err(unreadable)?;
+        }
+        Ok(())
     }
 
     fn lock(&self) -> Result<File, StoreError> {
@@ -172,36 +196,22 @@ impl Store for Sqlite {
     }
 }
 
-/// A commit that needs less than the rest.
+/// Each commit waits for the disk.
 #[expect(clippy::unused_async, reason = "the other database has to be asked")]
 async fn loosen(_: &mut Connection, _: &Sqlite) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn sync_file(path: PathBuf) -> std::io::Result<()> {
-    let sync = move || match File::open(path) {
-        Ok(file) => file.sync_data(),
-        // It was taken over into the database, which syncs.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    };
-    tokio::task::spawn_blocking(sync).await?
-}
-
-async fn assert_durable(pool: &SqlitePool, durability: Durability) -> Result<(), StoreError> {
-    let needed = match durability {
-        Durability::Power => SYNCHRONOUS_FULL,
-        Durability::Process => SYNCHRONOUS_NORMAL,
-    };
+async fn assert_durable(pool: &SqlitePool) -> Result<(), StoreError> {
     let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
         .fetch_one(pool)
         .await?;
     let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
         .fetch_one(pool)
         .await?;
-    if !journal.eq_ignore_ascii_case("wal") || synchronous != needed {
+    if !journal.eq_ignore_ascii_case("wal") || synchronous != SYNCHRONOUS_FULL {
         return Err(unusable(format!(
-            "SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and {needed}"
+            "SQLite runs with journal_mode={journal} and synchronous={synchronous}; the ledger needs wal and {SYNCHRONOUS_FULL}"
         )));
     }
     Ok(())

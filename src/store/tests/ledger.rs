@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use super::*;
-use crate::types::{Dimension, Scope, Spender, UsageQuery, UsageRow};
+use crate::types::{Dimension, Durability, Scope, Spender, UsageQuery, UsageRow};
 
 async fn bill(desk: &Desk) -> Vec<UsageRow> {
     let query = UsageQuery {
@@ -166,4 +168,44 @@ on_both! {
         let tomorrow = Timestamp::now() + jiff::SignedDuration::from_hours(24);
         assert_eq!(desk.store.spent(&spender, tomorrow).await.unwrap().requests, 0);
     }
+}
+
+#[tokio::test]
+async fn a_charge_that_was_kept_is_booked_by_the_next_life_before_anything_is_recovered() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/t.db", folder.path().display());
+    let flown = flown();
+    let kept = charge(&flown, usage(3, 9), Money(77), State::Settled);
+    {
+        let store = super::super::open_with(&url, Durability::Process)
+            .await
+            .unwrap();
+        let replica = replica("a");
+        store.join(&replica).await.unwrap();
+        let begun = Checkpoint {
+            flown: Arc::clone(&flown),
+            usage: usage(3, 2),
+            first_token: None,
+        };
+        let batch = LedgerBatch {
+            checkpoints: vec![begun],
+            ..LedgerBatch::default()
+        };
+        store.commit(&replica, &batch).await.unwrap();
+        // Twice, as where the database took it and the process died before it could say so.
+        assert!(store.keep(&kept) && store.keep(&kept));
+    }
+    // The next one waits for the disk, and finds it all the same.
+    let store = super::super::open(&url).await.unwrap();
+    assert!(!store.keep(&kept), "this one has no journal");
+    let replica = replica("b");
+    store.join(&replica).await.unwrap();
+    assert_eq!(store.recover(&replica, Duration::ZERO).await.unwrap(), []);
+    assert_eq!(store.charged(None).await.unwrap(), Money(77));
+    assert!(
+        std::fs::read_dir(folder.path().join("t.db.charges"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }

@@ -70,9 +70,7 @@ impl Counter {
         let charge = charge(&flown, usage, amount, State::Settled);
         let releases = reserved.releases(&usage, amount).into_iter();
         let batch = LedgerBatch {
-            releases: releases
-                .map(|release| (charge.event_id, release))
-                .collect(),
+            releases: releases.map(|release| (charge.event_id, release)).collect(),
             ..book(charge)
         };
         self.store

@@ -1,0 +1,337 @@
+//! Charges on their way to the database, in files beside it.
+//!
+//! A transaction of SQLite takes longer than many an answer. With the durability `process` a charge is appended to a file in
+//! the time of one write, its answer ends, and the database follows with many at once. What a dead process left here is
+//! committed before anything else is recovered. A charge that stands already is left as it is, so one that is found
+//! both here and there counts once.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use uuid::Uuid;
+
+use super::super::syncer::Syncer;
+use crate::types::Charge;
+
+/// Another file is begun behind this many bytes: the old one goes once all of it is in the database.
+const LONGEST: u64 = 1 << 20;
+/// Length and CRC-32 of what follows, each as four bytes with the lowest first.
+const HEAD: usize = 8;
+
+/// The files that this process appends to.
+pub(super) struct Journal {
+    folder: PathBuf,
+    state: Arc<Mutex<State>>,
+    syncer: Syncer,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is appended to; none until there is something to append.
+    current: Option<Segment>,
+    /// Full, and not wholly in the database.
+    full: HashMap<Uuid, Segment>,
+    /// In which segment a charge is that isn't in the database.
+    open: HashMap<Uuid, Uuid>,
+}
+
+struct Segment {
+    name: Uuid,
+    path: PathBuf,
+    file: Arc<File>,
+    bytes: u64,
+    open: usize,
+}
+
+impl Journal {
+    /// Nothing is written before the first charge. Needs a runtime.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let files = Arc::clone(&state);
+        let syncer = Syncer::start(move || {
+            let files: Vec<_> = lock(&files).files().collect();
+            async move {
+                let sync = move || files.iter().try_for_each(|file| file.sync_data());
+                match tokio::task::spawn_blocking(sync).await {
+                    Ok(done) => done.map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        });
+        Self {
+            folder,
+            state,
+            syncer,
+        }
+    }
+
+    /// Appends a charge: from now on it survives this process, and within 20 ms the machine.
+    ///
+    /// # Errors
+    /// The disk. Then the charge may or may not be found here.
+    pub(super) fn append(&self, charge: &Charge) -> io::Result<()> {
+        let record = record(charge)?;
+        let mut state = lock(&self.state);
+        let done = state.append(&self.folder, charge.event_id, &record);
+        if done.is_err() {
+            // Behind half a record nothing would be found again.
+            state.begin_anew();
+        }
+        drop(state);
+        self.syncer.mark();
+        done
+    }
+
+    /// These are in the database.
+    pub(super) fn booked<'a>(&self, charges: impl Iterator<Item = &'a Charge>) {
+        let mut state = lock(&self.state);
+        for charge in charges {
+            state.booked(charge.event_id);
+        }
+    }
+
+    /// The files of processes that have died.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub(super) fn left_behind(&self) -> io::Result<Vec<PathBuf>> {
+        let own = lock(&self.state).names();
+        let mut found = match left_in(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            found => found?,
+        };
+        found.retain(|path| {
+            !path
+                .file_stem()
+                .is_some_and(|name| own.iter().any(|own| name == own.as_str()))
+        });
+        Ok(found)
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        lock(&self.state).begin_anew();
+    }
+}
+
+impl State {
+    fn append(&mut self, folder: &Path, event: Uuid, record: &[u8]) -> io::Result<()> {
+        let segment = match &mut self.current {
+            Some(segment) => segment,
+            none => none.insert(Segment::create(folder)?),
+        };
+        (&*segment.file).write_all(record)?;
+        segment.bytes += record.len() as u64;
+        segment.open += 1;
+        self.open.insert(event, segment.name);
+        if segment.bytes >= LONGEST {
+            self.begin_anew();
+        }
+        Ok(())
+    }
+
+    fn booked(&mut self, event: Uuid) {
+        let Some(name) = self.open.remove(&event) else {
+            return;
+        };
+        if let Some(segment) = self.current.as_mut().filter(|current| current.name == name) {
+            segment.open -= 1;
+        } else if let Some(segment) = self.full.get_mut(&name) {
+            segment.open -= 1;
+            if segment.open == 0
+                && let Some(segment) = self.full.remove(&name)
+            {
+                segment.remove();
+            }
+        }
+    }
+
+    /// The next charge goes to another file.
+    fn begin_anew(&mut self) {
+        if let Some(segment) = self.current.take() {
+            if segment.open == 0 {
+                segment.remove();
+            } else {
+                self.full.insert(segment.name, segment);
+            }
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = Arc<File>> {
+        let segments = self.current.iter().chain(self.full.values());
+        segments.map(|segment| Arc::clone(&segment.file))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let segments = self.current.iter().chain(self.full.values());
+        segments.map(|segment| segment.name.to_string()).collect()
+    }
+}
+
+impl Segment {
+    fn create(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let name = Uuid::now_v7();
+        let path = folder.join(format!("{name}.charges"));
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)?;
+        // The file's name has to outlive the power as well.
+        File::open(folder)?.sync_all()?;
+        Ok(Self {
+            name,
+            path,
+            file: Arc::new(file),
+            bytes: 0,
+            open: 0,
+        })
+    }
+
+    /// All of it is in the database. What stays because it can't be removed is committed once more, which changes nothing.
+    fn remove(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "a file of booked charges could not be removed");
+        }
+    }
+}
+
+/// A poisoned lock is taken all the same: the state is whole between any two of its statements that can panic.
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn record(charge: &Charge) -> io::Result<Vec<u8>> {
+    let mut record = vec![0; HEAD];
+    rmp_serde::encode::write_named(&mut record, charge).map_err(io::Error::other)?;
+    let body = &record[HEAD..];
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let sum = crc32fast::hash(body);
+    record[..4].copy_from_slice(&length.to_le_bytes());
+    record[4..HEAD].copy_from_slice(&sum.to_le_bytes());
+    Ok(record)
+}
+
+fn left_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "charges")
+        {
+            found.push(path);
+        }
+    }
+    // By their names, and so by time.
+    found.sort();
+    Ok(found)
+}
+
+/// The charges in a file, up to the first that isn't whole: the last one may have been cut by the power.
+///
+/// # Errors
+/// It can't be read.
+pub(super) fn read(path: &Path) -> io::Result<Vec<Charge>> {
+    let bytes = fs::read(path)?;
+    let mut rest = &bytes[..];
+    let mut charges = Vec::new();
+    while let Some((charge, behind)) = next(rest) {
+        charges.push(charge);
+        rest = behind;
+    }
+    if !rest.is_empty() {
+        tracing::error!(
+            path = %path.display(),
+            bytes = rest.len(),
+            "the end of a file of charges is not whole: the power went, or the disk broke"
+        );
+    }
+    charges.dedup_by_key(|charge| charge.event_id);
+    Ok(charges)
+}
+
+fn next(bytes: &[u8]) -> Option<(Charge, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(HEAD)?;
+    let length = u32::from_le_bytes(head[..4].try_into().ok()?);
+    let sum = u32::from_le_bytes(head[4..].try_into().ok()?);
+    let (body, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    if crc32fast::hash(body) != sum {
+        return None;
+    }
+    Some((rmp_serde::from_slice(body).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{charge, flown, usage};
+    use crate::types::{Money, State as Standing};
+
+    fn some(number: u32) -> Charge {
+        charge(&flown(), usage(number, 1), Money(7), Standing::Settled)
+    }
+
+    fn prompts(path: &Path) -> Vec<u32> {
+        let charges = read(path).unwrap();
+        charges
+            .iter()
+            .map(|charge| charge.usage.prompt_tokens)
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_appended_is_read_up_to_where_it_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path().join("charges"));
+        for number in 1..4 {
+            journal.append(&some(number)).unwrap();
+        }
+        // Its own are no dead process's.
+        assert!(journal.left_behind().unwrap().is_empty());
+        let path = left_in(&folder.path().join("charges")).unwrap().remove(0);
+        assert_eq!(prompts(&path), [1, 2, 3]);
+        let whole = fs::read(&path).unwrap();
+        let second = HEAD + u32::from_le_bytes(whole[..4].try_into().unwrap()) as usize;
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let read = prompts(&path).len();
+            assert_eq!(read, cut / second, "cut at {cut} of {}", whole.len());
+        }
+        // A byte that turned makes the rest of no worth, and nothing else of it.
+        let mut turned = whole.clone();
+        turned[second + HEAD + 3] ^= 1;
+        fs::write(&path, turned).unwrap();
+        assert_eq!(prompts(&path), [1]);
+    }
+
+    #[tokio::test]
+    async fn a_file_goes_once_all_of_it_is_booked_and_no_earlier() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || left_in(folder.path()).unwrap().len();
+        let journal = Journal::new(folder.path().to_owned());
+        let mut charges = Vec::new();
+        while files() < 3 {
+            let charge = some(1);
+            journal.append(&charge).unwrap();
+            charges.push(charge);
+        }
+        let last = charges.pop().unwrap();
+        let (first, rest) = charges.split_at(1);
+        journal.booked(rest.iter());
+        assert_eq!(
+            files(),
+            2,
+            "the first holds one, and the last is appended to"
+        );
+        journal.booked(first.iter());
+        assert_eq!(files(), 1);
+        journal.booked(std::iter::once(&last));
+        drop(journal);
+        assert_eq!(files(), 0);
+    }
+}
