@@ -60,7 +60,10 @@ lint: setup-tools deny ## rustfmt, clippy without warnings, cargo-deny; Cargo.lo
 	cargo clippy $(PROFILE) --workspace --all-targets --locked -- -D warnings
 
 .PHONY: bench
-bench: setup-models setup-bench ## The engine beside llama.cpp's own server, as tables (about 15 minutes)
+bench: bench-proxy bench-fairness bench-ledger bench-engine ## All benches, as tables (about 20 minutes)
+
+.PHONY: bench-engine
+bench-engine: setup-models setup-bench ## The engine beside llama.cpp's own server (about 15 minutes)
 	cargo run $(PROFILE) -p loadtest -- engine --forebay-bin $(BIN) --python $(VENV_BENCH)/bin/python $(BENCH)
 
 .PHONY: bench-ledger
@@ -123,7 +126,7 @@ test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own too
 # Forebay's own code is not optimised here, which saves minutes of compiling: the engine is what takes time.
 .PHONY: test-mistralrs
 test-mistralrs: setup-models ## The second engine answers (a cold build takes about 12 minutes)
-	cargo test $(PROFILE) --config profile.release.package.forebay.opt-level=0 --features mistralrs --lib --test it mistralrs 2>&1 | tee /dev/stderr | grep -cE 'result: ok\. [1-9]' | grep -qx 2
+	cargo test $(PROFILE) --config profile.release.package.forebay.opt-level=0 --features mistralrs --lib --test it mistralrs 2>&1 | tee >(cat >&2) | grep -cE 'result: ok\. [1-9]' | grep -qx 2
 
 ##@ Parts of set-up
 

@@ -84,9 +84,8 @@ fn boxed(reserved: Reservation) -> Reserved {
 
 fn estimate(request: &Generate) -> Measure {
     let each = request.max_tokens.map_or(UNKNOWN_COMPLETION, u64::from);
-    let own_words = request.relay.as_ref().map(|relay| relay.body.len() as u64);
-    let prompt_tokens = match own_words {
-        Some(bytes) if request.prompts.is_empty() => bytes.div_ceil(BYTES_PER_TOKEN),
+    let prompt_tokens = match &request.relay {
+        Some(relay) if request.prompts.is_empty() => relay.guess_prompt(BYTES_PER_TOKEN),
         _ => request.prompts.iter().map(prompt_tokens).sum(),
     };
     Measure {

@@ -34,9 +34,9 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether it is worse off with each moment until it is committed.
-    fn is_urgent(&self) -> bool {
-        matches!(self, Self::Book(booking) if !booking.kept)
+    /// Whether it loses nothing by waiting.
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Book(booking) if booking.kept)
     }
 }
 
@@ -122,9 +122,7 @@ impl Writer {
                     if count == 0 {
                         return self.leave().await;
                     }
-                    if commands.iter().all(|command| !command.is_urgent()) {
-                        self.gather(&mut commands).await;
-                    }
+                    self.gather(&mut commands).await;
                 }
                 _ = tick.tick() => {}
             }
@@ -132,7 +130,12 @@ impl Writer {
         }
     }
 
+    /// Where nobody waits for what there is, more may come. It is not listened for: to be woken by each costs its
+    /// request as much as all the rest of its booking.
     async fn gather(&mut self, commands: &mut Vec<Command>) {
+        if commands.len() == MAX_BATCH || !commands.iter().all(Command::is_kept) {
+            return;
+        }
         tokio::time::sleep(GATHER).await;
         while commands.len() < MAX_BATCH
             && let Ok(command) = self.queue.try_recv()

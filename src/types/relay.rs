@@ -29,11 +29,65 @@ pub struct Field {
     pub value: Range<usize>,
 }
 
+/// A picture of usual size. Models take from 85 to some 1,500 tokens for one, whatever its bytes.
+const TOKENS_PER_PICTURE: u64 = 1000;
+
 impl Relay {
+    /// Tokens that the prompt may have, where nobody has counted them. Pictures that come as `data:` URLs are counted,
+    /// not measured.
+    #[must_use]
+    pub fn guess_prompt(&self, bytes_per_token: u64) -> u64 {
+        let (mut pictures, mut their_bytes) = (0, 0);
+        for start in memchr::memmem::find_iter(&self.body, b"\"data:image/") {
+            // In a text the quotes of such a field would have backslashes.
+            let before = self.body[..start].trim_ascii_end();
+            let before = before.strip_suffix(b":").map(<[u8]>::trim_ascii_end);
+            if before.is_some_and(|before| before.ends_with(b"\"url\"")) {
+                let url = &self.body[start + 1..];
+                pictures += 1;
+                their_bytes += memchr::memchr(b'"', url).unwrap_or(url.len()) as u64;
+            }
+        }
+        let rest = (self.body.len() as u64).saturating_sub(their_bytes);
+        rest.div_ceil(bytes_per_token) + pictures * TOKENS_PER_PICTURE
+    }
+
     /// The value of a field, a JSON text.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let field = self.fields.iter().find(|field| field.name == name)?;
         self.body.get(field.value.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guess(body: &str) -> u64 {
+        let relay = Relay {
+            endpoint: Endpoint::Chat,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            fields: Arc::default(),
+            streams: false,
+            include_usage: false,
+        };
+        relay.guess_prompt(4)
+    }
+
+    #[test]
+    fn a_picture_counts_as_one_however_large_it_is_and_no_text_passes_for_one() {
+        let picture = "A".repeat(100_000);
+        let asked =
+            |url: &str| format!(r#"{{"image_url":{{"url" : "data:image/png;base64,{url}"}}}}"#);
+        let (small, large) = (guess(&asked("")), guess(&asked(&picture)));
+        assert!(
+            (1000..1030).contains(&small) && large <= small + 1,
+            "{small}, {large}"
+        );
+        for text in ["data:image/", r#"\"url\":\"data:image/"#] {
+            let text = format!(r#"{{"content":"{text}{picture}"}}"#);
+            assert!(guess(&text) >= 25_000, "{}", &text[..40]);
+        }
     }
 }

@@ -32,7 +32,8 @@ pub(super) async fn all(
     for rows in batch.checkpoints.chunks(ROWS_PER_STATEMENT) {
         let mut query = QueryBuilder::<Db>::new("");
         push_checkpoints(&mut query, &replica.id, rows);
-        query.build().execute(&mut *connection).await?;
+        let query = query.build().persistent(recurs(rows.len()));
+        query.execute(&mut *connection).await?;
     }
     let mut others = Vec::new();
     let mut paid = HashSet::new();
@@ -41,6 +42,7 @@ pub(super) async fn all(
         push_charges(&mut query, replica, rows);
         let new: Vec<String> = query
             .build_query_scalar()
+            .persistent(recurs(rows.len()))
             .fetch_all(&mut *connection)
             .await?;
         let new: HashSet<_> = new.into_iter().collect();
@@ -59,13 +61,20 @@ pub(super) async fn all(
     for rows in ended(batch).chunks(ROWS_PER_STATEMENT) {
         let mut query = QueryBuilder::<Db>::new("");
         push_deletes(&mut query, rows);
-        query.build().execute(&mut *connection).await?;
+        let query = query.build().persistent(recurs(rows.len()));
+        query.execute(&mut *connection).await?;
     }
     // What stood already took its own with it, and what costs nothing takes none.
     let releases = batch.releases.iter();
     let releases = releases.filter(|(event, _)| paid.contains(event));
     super::slices::release(connection, releases.map(|(_, release)| release)).await?;
     Ok(others)
+}
+
+/// Whether a statement of so many rows is worth being kept prepared. Long ones are of a length that seldom comes again, and
+/// take as much memory as their text.
+pub(super) fn recurs(rows: usize) -> bool {
+    rows <= 2
 }
 
 /// The attempts of which no `in_flight` row is to stay.
@@ -267,7 +276,8 @@ async fn booked_by_others(
         ids.push_bind(charge.event_id.to_string());
     }
     query.push(")");
-    let ours: Vec<String> = query.build_query_scalar().fetch_all(connection).await?;
+    let ours = query.build_query_scalar().persistent(recurs(rows.len()));
+    let ours: Vec<String> = ours.fetch_all(connection).await?;
     let ours: HashSet<_> = ours.into_iter().collect();
     let events = rows.iter().map(|charge| charge.event_id);
     Ok(events

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use sqlx::{Either, Executor, QueryBuilder};
 
 use super::commit::{
-    days, ended, push_beat, push_charges, push_checkpoints, push_deletes, push_spent,
+    days, ended, push_beat, push_charges, push_checkpoints, push_deletes, push_spent, recurs,
 };
 use super::{BEGIN, Db, Sqlite};
 use crate::types::{LedgerBatch, Replica, StoreError};
@@ -23,6 +23,7 @@ pub(super) async fn commit_at_once(
     if batch.checkpoints.len() + ended.len() > MOST || !batch.releases.is_empty() {
         return Ok(false);
     }
+    let few = recurs(batch.checkpoints.len() + ended.len());
     let mut query = QueryBuilder::<Db>::new("");
     push_beat(&mut query, &replica.id);
     if !batch.checkpoints.is_empty() {
@@ -40,7 +41,7 @@ pub(super) async fn commit_at_once(
     let mut transaction = store.writer.begin_with(BEGIN).await?;
     let (mut lives, mut new) = (None, 0);
     {
-        let mut results = (&mut *transaction).fetch_many(query.build());
+        let mut results = (&mut *transaction).fetch_many(query.build().persistent(few));
         while let Some(result) = results.try_next().await? {
             match result {
                 // The first statement is the replica's own.

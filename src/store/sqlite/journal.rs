@@ -50,11 +50,16 @@ impl Journal {
     /// Nothing is written before the first charge. Needs a runtime.
     pub(super) fn new(folder: PathBuf) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let files = Arc::clone(&state);
+        let (files, place) = (Arc::clone(&state), folder.clone());
         let syncer = Syncer::start(move || {
             let files: Vec<_> = lock(&files).files().collect();
+            let place = place.clone();
             async move {
-                let sync = move || files.iter().try_for_each(|file| file.sync_data());
+                let sync = move || {
+                    files.iter().try_for_each(|file| file.sync_data())?;
+                    // A file's name has to outlive the power as well.
+                    File::open(place)?.sync_all()
+                };
                 match tokio::task::spawn_blocking(sync).await {
                     Ok(done) => done.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -88,9 +93,11 @@ impl Journal {
     /// These are in the database.
     pub(super) fn booked<'a>(&self, charges: impl Iterator<Item = &'a Charge>) {
         let mut state = lock(&self.state);
-        for charge in charges {
-            state.booked(charge.event_id);
-        }
+        let done: Vec<_> = charges
+            .filter_map(|charge| state.booked(charge.event_id))
+            .collect();
+        drop(state);
+        done.into_iter().for_each(Segment::remove);
     }
 
     /// The files of processes that have died.
@@ -134,20 +141,18 @@ impl State {
         Ok(())
     }
 
-    fn booked(&mut self, event: Uuid) {
-        let Some(name) = self.open.remove(&event) else {
-            return;
-        };
+    /// Gives the segment that is done with this.
+    fn booked(&mut self, event: Uuid) -> Option<Segment> {
+        let name = self.open.remove(&event)?;
         if let Some(segment) = self.current.as_mut().filter(|current| current.name == name) {
             segment.open -= 1;
         } else if let Some(segment) = self.full.get_mut(&name) {
             segment.open -= 1;
-            if segment.open == 0
-                && let Some(segment) = self.full.remove(&name)
-            {
-                segment.remove();
+            if segment.open == 0 {
+                return self.full.remove(&name);
             }
         }
+        None
     }
 
     /// The next charge goes to another file.
@@ -181,8 +186,6 @@ impl Segment {
             .append(true)
             .create_new(true)
             .open(&path)?;
-        // The file's name has to outlive the power as well.
-        File::open(folder)?.sync_all()?;
         Ok(Self {
             name,
             path,
@@ -232,11 +235,19 @@ fn left_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The charges in a file, up to the first that isn't whole: the last one may have been cut by the power.
+/// What is in a file.
+pub(super) struct Found {
+    /// Charges, up to the first that can't be read.
+    pub(super) charges: Vec<Charge>,
+    /// Bytes behind them. The power may have cut the last one.
+    pub(super) unread: usize,
+}
+
+/// Reads a file.
 ///
 /// # Errors
 /// It can't be read.
-pub(super) fn read(path: &Path) -> io::Result<Vec<Charge>> {
+pub(super) fn read(path: &Path) -> io::Result<Found> {
     let bytes = fs::read(path)?;
     let mut rest = &bytes[..];
     let mut charges = Vec::new();
@@ -244,15 +255,19 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<Charge>> {
         charges.push(charge);
         rest = behind;
     }
-    if !rest.is_empty() {
-        tracing::error!(
-            path = %path.display(),
-            bytes = rest.len(),
-            "the end of a file of charges is not whole: the power went, or the disk broke"
-        );
-    }
+    let unread = rest.len();
     charges.dedup_by_key(|charge| charge.event_id);
-    Ok(charges)
+    Ok(Found { charges, unread })
+}
+
+/// Another name for a file that nobody reads again by itself.
+///
+/// # Errors
+/// It can't be renamed.
+pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension("unread");
+    fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 fn next(bytes: &[u8]) -> Option<(Charge, &[u8])> {
@@ -277,8 +292,9 @@ mod tests {
     }
 
     fn prompts(path: &Path) -> Vec<u32> {
-        let charges = read(path).unwrap();
-        charges
+        let found = read(path).unwrap();
+        found
+            .charges
             .iter()
             .map(|charge| charge.usage.prompt_tokens)
             .collect()
@@ -301,6 +317,7 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             let read = prompts(&path).len();
             assert_eq!(read, cut / second, "cut at {cut} of {}", whole.len());
+            assert_eq!(super::read(&path).unwrap().unread, cut % second);
         }
         // A byte that turned makes the rest of no worth, and nothing else of it.
         let mut turned = whole.clone();

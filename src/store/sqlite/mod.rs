@@ -5,6 +5,7 @@
 //! durability `process` charges go to a journal of their own first, which is synced a little later.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -136,22 +137,62 @@ impl Sqlite {
         self.journal.booked(batch.charges.iter());
     }
 
-    /// Commits what processes that died had in their journals, whatever the durability is now.
+    /// Commits what processes that died had in their journals, whatever the durability is now. What can't be read or booked
+    /// stays in a file of another name, and is told of.
     async fn commit_kept(&self, replica: &Replica) -> Result<(), StoreError> {
-        let unreadable =
-            |error: std::io::Error| unusable(format!("the journal of charges: {error}"));
         for path in self.journal.left_behind().map_err(unreadable)? {
-            let charges = journal::read(&path).map_err(unreadable)?;
-            let rows = charges.len();
-            let batch = LedgerBatch {
-                charges,
-                ..LedgerBatch::default()
+            let found = match journal::read(&path) {
+                // Its process was still there, and is done with it.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                found => found.map_err(unreadable)?,
             };
-            self.commit(replica, &batch).await?;
+            let rows = found.charges.len();
+            let refused = self.commit_each(replica, found.charges).await?;
             tracing::info!(rows, "booked what a dead process had in its journal");
-            std::fs::remove_file(&path).map_err(unreadable)?;
+            if found.unread == 0 && refused == 0 {
+                let removed = std::fs::remove_file(&path);
+                if removed.is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+                    tracing::warn!(path = %path.display(), "a file of booked charges could not be removed");
+                }
+                continue;
+            }
+            let aside = journal::put_aside(&path).map_err(unreadable)?;
+            tracing::error!(
+                path = %aside.display(),
+                unread_bytes = found.unread,
+                refused,
+                "not all of a journal of charges could be booked: the power went, the disk broke, or another version wrote it"
+            );
         }
         Ok(())
+    }
+
+    /// All at once, or one by one where the database refuses some. Gives how many it refuses.
+    async fn commit_each(
+        &self,
+        replica: &Replica,
+        charges: Vec<Charge>,
+    ) -> Result<usize, StoreError> {
+        let batch = |charges| LedgerBatch {
+            charges,
+            ..LedgerBatch::default()
+        };
+        let all = batch(charges);
+        let Err(error) = self.commit(replica, &all).await else {
+            return Ok(0);
+        };
+        let rows = all.charges.len();
+        let mut refused = 0;
+        for charge in all.charges {
+            let done = self.commit(replica, &batch(vec![charge])).await;
+            refused += usize::from(done.is_err());
+        }
+        // A database that takes none has another trouble.
+        if refused == rows {
+            Err(error)
+        } else {
+            Ok(refused)
+        }
     }
 
     fn lock(&self) -> Result<File, StoreError> {
@@ -173,6 +214,10 @@ impl Sqlite {
             }
         }
     }
+}
+
+fn unreadable(error: std::io::Error) -> StoreError {
+    unusable(format!("the journal of charges: {error}"))
 }
 
 /// A transaction that writes is alone anyway.

@@ -209,3 +209,38 @@ async fn a_charge_that_was_kept_is_booked_by_the_next_life_before_anything_is_re
             .is_none()
     );
 }
+
+#[tokio::test]
+async fn what_can_not_be_read_of_a_journal_is_put_aside_and_the_rest_is_booked() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/t.db", folder.path().display());
+    let journals = folder.path().join("t.db.charges");
+    let list = || -> Vec<_> {
+        let entries = std::fs::read_dir(&journals).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    {
+        let store = super::super::open_with(&url, Durability::Process)
+            .await
+            .unwrap();
+        let whole = charge(&flown(), usage(3, 9), Money(77), State::Settled);
+        let too_many = Usage {
+            cached_tokens: 4,
+            ..usage(3, 9)
+        };
+        let refused = charge(&flown(), too_many, Money(1), State::Settled);
+        assert!(store.keep(&whole) && store.keep(&refused));
+    }
+    let path = list().remove(0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend([9; 5]);
+    std::fs::write(&path, bytes).unwrap();
+    let store = super::super::open(&url).await.unwrap();
+    let replica = replica("b");
+    store.join(&replica).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.recover(&replica, Duration::ZERO).await.unwrap(), []);
+        assert_eq!(store.charged(None).await.unwrap(), Money(77));
+        assert_eq!(list(), [path.with_extension("unread")]);
+    }
+}

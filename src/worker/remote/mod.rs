@@ -37,6 +37,8 @@ use probe::Status;
 /// What a worker whose capacity nobody said is given at first, and at most.
 const FIRST_CAPACITY: u32 = 8;
 const MOST_CAPACITY: u32 = 4096;
+/// English has about so many.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// Where a worker is, and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -166,9 +168,10 @@ impl Remote {
             max_tokens: job.request.max_tokens,
             carried: job.resume.as_ref().map_or(0, |resume| resume.tokens),
         };
-        // Until the worker says how many there are; English has about four bytes a token.
+        // Until the worker says how many there are.
         progress.guess(true);
-        progress.start(u32::try_from(relay.body.len() / 4).unwrap_or(u32::MAX));
+        let prompt_tokens = relay.guess_prompt(BYTES_PER_TOKEN);
+        progress.start(u32::try_from(prompt_tokens).unwrap_or(u32::MAX));
         progress.advance_by(bounds.carried);
         let name = |name| String::from_utf8_lossy(&body::text(name)).into_owned();
         let names = Names {
