@@ -352,6 +352,11 @@ impl World {
         let Life {
             runtime, mut app, ..
         } = self.life.take().unwrap();
+        let waited: Vec<_> = self
+            .clients
+            .iter()
+            .map(|client| client.fate().is_none())
+            .collect();
         runtime.block_on(async {
             app.writer.abort();
             // In the middle of a commit, for all we know.
@@ -363,6 +368,13 @@ impl World {
         }
         runtime.block_on(app.store.close());
         runtime.shutdown_timeout(Duration::from_secs(10));
+        // A process that dies tells nobody that its ledger is gone.
+        for (client, waited) in self.clients.iter().zip(waited) {
+            let mut fate = client.fate.lock().unwrap();
+            if waited && matches!(*fate, Some(Fate::Broken)) {
+                *fate = None;
+            }
+        }
     }
 
     fn stop(&mut self) {
