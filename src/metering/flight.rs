@@ -113,7 +113,7 @@ impl Flight {
         self.delivered = true;
     }
 
-    /// Books the whole answer, and returns once the charge is on disk.
+    /// Books the whole answer, and returns once the charge is as safe as the ledger's durability says.
     ///
     /// # Errors
     /// Others booked it, or the store did not take it in time. Once it is back the charge is booked, where pieces of the answer

@@ -38,8 +38,8 @@ impl Relay {
     #[must_use]
     pub fn guess_prompt(&self, bytes_per_token: u64) -> u64 {
         let (mut pictures, mut their_bytes) = (0, 0);
-        for start in memchr::memmem::find_iter(&self.body, b"\"data:image/") {
-            // In a text the quotes of such a field would have backslashes.
+        for start in memchr::memmem::find_iter(&self.body, b"\"data:image") {
+            // The slash behind it may be written as `\/`. In a text the quotes of such a field would have backslashes.
             let before = self.body[..start].trim_ascii_end();
             let before = before.strip_suffix(b":").map(<[u8]>::trim_ascii_end);
             if before.is_some_and(|before| before.ends_with(b"\"url\"")) {
@@ -78,13 +78,14 @@ mod tests {
     #[test]
     fn a_picture_counts_as_one_however_large_it_is_and_no_text_passes_for_one() {
         let picture = "A".repeat(100_000);
-        let asked =
-            |url: &str| format!(r#"{{"image_url":{{"url" : "data:image/png;base64,{url}"}}}}"#);
-        let (small, large) = (guess(&asked("")), guess(&asked(&picture)));
-        assert!(
-            (1000..1030).contains(&small) && large <= small + 1,
-            "{small}, {large}"
-        );
+        for kind in ["/png", r"\/png"] {
+            let asked = |url: &str| {
+                format!(r#"{{"image_url":{{"url" : "data:image{kind};base64,{url}"}}}}"#)
+            };
+            let (small, large) = (guess(&asked("")), guess(&asked(&picture)));
+            assert!((1000..1030).contains(&small), "{small}");
+            assert!(large <= small + 1, "{small}, {large}");
+        }
         for text in ["data:image/", r#"\"url\":\"data:image/"#] {
             let text = format!(r#"{{"content":"{text}{picture}"}}"#);
             assert!(guess(&text) >= 25_000, "{}", &text[..40]);
