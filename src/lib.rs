@@ -9,6 +9,8 @@
 
 pub mod api;
 pub mod gateway;
+pub mod batch;
+pub mod files;
 pub mod tenancy;
 pub mod router;
 pub mod scheduler;

@@ -9,10 +9,11 @@ use http::request::Parts;
 use super::Api;
 use super::auth::Authenticated;
 use super::error::ApiError;
+use super::inside::Inside;
 use super::request_id::Arrived;
 use crate::gateway::Ask;
 use crate::tenancy::Access;
-use crate::types::{Class, Endpoint, RequestId};
+use crate::types::{Class, Endpoint, Paying, RequestId};
 
 /// `user` is kept in the ledger for ever.
 const MAX_END_USER_BYTES: usize = 256;
@@ -22,12 +23,17 @@ pub(super) struct Asked {
     pub(super) request: RequestId,
     arrived: Instant,
     access: Arc<Access>,
+    /// What comes from inside has no client that waits for it.
+    inside: Option<Paying>,
 }
 
 impl Asked {
     /// The class of a request that asks for this one, or for none.
     pub(super) fn class(&self, asked: Option<Class>) -> Class {
-        self.access.class(asked)
+        match self.inside {
+            Some(_) => Class::Batch,
+            None => self.access.class(asked),
+        }
     }
 
     /// With its body, on its way to the gateway.
@@ -45,6 +51,7 @@ impl Asked {
             end_user,
             endpoint,
             model: model.to_owned(),
+            paying: self.inside.unwrap_or_default(),
             arrived: self.arrived,
             body,
         }
@@ -82,6 +89,7 @@ impl FromRequestParts<Arc<Api>> for Asked {
             request,
             arrived,
             access,
+            inside: parts.extensions.get::<Inside>().map(|inside| inside.paying),
         })
     }
 }

@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::Api;
 use super::error::ApiError;
+use super::inside::Inside;
 use crate::gateway;
 use crate::tenancy::{Access, Administrator, Identity};
 
@@ -66,6 +67,9 @@ impl FromRequestParts<Arc<Api>> for Identified {
 }
 
 async fn identity(parts: &Parts, api: &Api) -> Result<Identity, ApiError> {
+    if let Some(inside) = parts.extensions.get::<Inside>() {
+        return Ok(Identity::Tenant(Arc::clone(&inside.access)));
+    }
     let secret = secret(parts).ok_or_else(ApiError::no_key)?;
     let identity = api.gateway.tenancy.authenticate(secret).await;
     Ok(identity.map_err(gateway::Error::from)?)

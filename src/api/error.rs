@@ -174,6 +174,26 @@ impl ApiError {
         )
     }
 
+    /// 413 for a file.
+    pub(super) fn file_too_large(most: u64) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            Some("file_too_large"),
+            format!("a file may have {most} bytes at most here"),
+        )
+    }
+
+    /// 409: not as things stand.
+    pub(super) fn conflict(message: &str) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            Some("conflict"),
+            message,
+        )
+    }
+
     /// 500 for a fault of ours.
     pub(super) fn internal() -> Self {
         let message = "the server had a fault; the x-request-id header names it in the log";
@@ -277,6 +297,18 @@ impl From<StoreError> for ApiError {
                 StatusCode::CONFLICT,
                 "invalid_request_error",
                 Some("already_exists"),
+                message,
+            ),
+            StoreError::InUse(_) => Self::new(
+                StatusCode::CONFLICT,
+                "invalid_request_error",
+                Some("in_use"),
+                message,
+            ),
+            StoreError::Full(_) => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "invalid_request_error",
+                Some("storage_quota_exceeded"),
                 message,
             ),
             StoreError::Fenced | StoreError::Unavailable(_) => {

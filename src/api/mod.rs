@@ -5,14 +5,18 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod inside;
 mod limits;
+mod list;
 mod openai;
 mod organization;
 mod path;
+mod query;
 mod request_id;
 mod routes;
 mod server;
 
+pub use inside::InnerDoor;
 pub use routes::{gateway_routes, metrics_routes, paths};
 pub use server::{Limits, serve};
 
@@ -20,12 +24,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::batch::Batches;
+use crate::config::FilesConfig;
 use crate::gateway::Gateway;
 
 /// What handlers work with.
 pub struct Api {
     /// Where requests go.
     pub gateway: Arc<Gateway>,
+    /// Where batches are told of.
+    pub batches: Arc<Batches>,
+    /// What clients may leave here.
+    pub files: FilesConfig,
     /// When this process started: the `created` of its models.
     pub started: Timestamp,
 }

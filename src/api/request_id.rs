@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderValue;
 
+use super::inside::Inside;
 use crate::types::RequestId;
 
 /// When a request came.
@@ -16,7 +17,8 @@ pub(super) struct Arrived(pub(super) Instant);
 /// Mints the id, hands it to the handlers and puts it on the answer. A client's own `x-request-id` is
 /// not taken up: it could name another's request.
 pub(super) async fn mint(mut request: Request, next: Next) -> Response {
-    let id = RequestId::mint();
+    let inside = request.extensions().get::<Inside>();
+    let id = inside.map_or_else(RequestId::mint, |inside| inside.request);
     let arrived = Instant::now();
     let method = request.method().clone();
     // Never the path as it came, which may hold anything: a route of ours or nothing.

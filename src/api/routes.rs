@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
-use super::openai::{chat, completions, embeddings, models};
+use super::openai::{batches, chat, completions, embeddings, files, models, uploads};
 use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_limits, usage};
 use super::{Api, health, request_id};
 
@@ -24,8 +24,36 @@ fn table() -> Vec<Route> {
         ("/health", get(health::live)),
         ("/ready", get(health::ready)),
     ];
+    routes.extend(kept());
     routes.extend(organization());
     routes
+}
+
+/// What tenants leave here for later.
+fn kept() -> [Route; 10] {
+    // Bodies are bounded as they come: a file, and each part of one.
+    let form = |route: MethodRouter<_>| route.layer(DefaultBodyLimit::disable());
+    [
+        (
+            "/v1/files",
+            form(post(files::create)).get(files::list),
+        ),
+        (
+            "/v1/files/{file}",
+            get(files::retrieve).delete(files::delete),
+        ),
+        ("/v1/files/{file}/content", get(files::content)),
+        ("/v1/uploads", post(uploads::create)),
+        (
+            "/v1/uploads/{upload}/parts",
+            form(post(uploads::add_part)),
+        ),
+        ("/v1/uploads/{upload}/complete", post(uploads::complete)),
+        ("/v1/uploads/{upload}/cancel", post(uploads::cancel)),
+        ("/v1/batches", get(batches::list).post(batches::create)),
+        ("/v1/batches/{batch}", get(batches::retrieve)),
+        ("/v1/batches/{batch}/cancel", post(batches::cancel)),
+    ]
 }
 
 /// For administrators; usage and costs are for tenants as well, of their own.

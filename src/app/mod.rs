@@ -45,6 +45,11 @@ pub async fn serve(config: Config) -> Result<()> {
     let gateway = api::gateway_routes(Arc::clone(&app.api), config.server.max_body_bytes);
     let metrics = api::metrics_routes(Arc::clone(&app.api));
     tokio::join!(
+        // Lines of batches end while clients' answers do.
+        async {
+            stop.cancelled().await;
+            app.api.batches.stop();
+        },
         async {
             api::serve(listener, gateway, limits, stop.cancelled()).await;
             drained.cancel();

@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::DEFAULT_ORGANISATION;
-use crate::api::Api;
+use crate::api::{self, Api, InnerDoor};
+use crate::batch::{self, Batches};
 use crate::config::{Config, WorkerConfig};
+use crate::files;
 use crate::gateway::Gateway;
 use crate::metering::{self, Metering};
 use crate::router::Router;
@@ -108,10 +110,28 @@ impl App {
             metrics,
             store: Arc::clone(&store),
         };
+        let batches = Arc::new(Batches::new(batch::Options {
+            window: Duration::from_secs(config.batches.window_s.into()),
+            max_lines: config.batches.max_lines,
+            lines_at_once: config.batches.lines_at_once,
+            drain: Duration::from_secs(config.server.drain_s),
+        }));
         let api = Arc::new(Api {
             gateway: Arc::new(gateway),
+            batches: Arc::clone(&batches),
+            files: config.files.clone(),
             started: Timestamp::now(),
         });
+        let routes = api::gateway_routes(Arc::clone(&api), config.server.max_body_bytes);
+        let runner = batch::Runner::new(
+            Arc::clone(&store),
+            Arc::new(InnerDoor::new(Arc::clone(&api), routes)),
+            batches,
+            Arc::clone(&api.gateway.metrics),
+            claim.exclusive,
+        );
+        background.push(tokio::spawn(runner.run()));
+        background.push(tokio::spawn(files::sweep(Arc::clone(&store), stop.clone())));
         Ok(Self {
             api,
             writer,
@@ -126,6 +146,7 @@ impl App {
         let metrics = Arc::clone(&self.api.gateway.metrics);
         let (stop, tasks) = self.background;
         stop.cancel();
+        self.api.batches.stop();
         for task in tasks {
             if task.await.is_err() {
                 tracing::error!("a task in the background had a fault");

@@ -2,6 +2,8 @@
 //!
 //! Every value may be overridden by the environment: `FOREBAY_SERVER__LISTEN` is `listen` of `[server]`.
 
+mod batches;
+mod files;
 mod ledger;
 mod metrics;
 mod model;
@@ -21,6 +23,8 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
+pub use batches::BatchesConfig;
+pub use files::FilesConfig;
 pub use ledger::LedgerConfig;
 pub use metrics::MetricsConfig;
 pub use model::ModelConfig;
@@ -57,6 +61,12 @@ pub struct Config {
     /// How requests wait.
     #[serde(default)]
     pub scheduler: SchedulerConfig,
+    /// What clients may leave here.
+    #[serde(default)]
+    pub files: FilesConfig,
+    /// Requests that are answered when there is room.
+    #[serde(default)]
+    pub batches: BatchesConfig,
     /// What runs the models.
     #[serde(default, rename = "worker")]
     pub workers: Vec<WorkerConfig>,
@@ -134,6 +144,7 @@ impl Config {
         self.scheduler.check()?;
         self.store.check()?;
         self.ledger.check()?;
+        self.batches.check()?;
         self.webhook.check()?;
         self.tenancy.check(self.server.listen)
     }

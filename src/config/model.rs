@@ -1,11 +1,10 @@
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::check_name;
 use super::price::Prices;
-use crate::types::{Adapter, Price};
+use crate::types::{Adapter, Tariff};
 
 /// `[[model]]`: a name that clients ask for, what it stands on and what it costs.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,7 +52,7 @@ impl ModelConfig {
     ///
     /// # Errors
     /// A quote that is no amount, is too fine or too much, or times out of order.
-    pub fn prices(&self) -> Result<Vec<(Timestamp, Price)>, String> {
+    pub fn prices(&self) -> Result<Vec<Tariff>, String> {
         self.price.read()
     }
 

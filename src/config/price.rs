@@ -3,7 +3,7 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::types::Price;
+use crate::types::{Price, Tariff};
 
 /// What a model costs, now and later: one table of quotes, or a list of them in the order of time.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,8 @@ struct Quotes {
     completion: Option<String>,
     /// A quote for each answer, whatever its length.
     request: Option<String>,
+    /// How much of all this requests of the batch class pay.
+    batch_percent: Option<u8>,
 }
 
 impl<'de> Deserialize<'de> for Prices {
@@ -49,8 +51,8 @@ impl<'de> Deserialize<'de> for Prices {
 }
 
 impl Prices {
-    /// Each price and from when on it holds, in the order of time; nothing costs nothing.
-    pub(super) fn read(&self) -> Result<Vec<(Timestamp, Price)>, String> {
+    /// In the order of time; nothing costs nothing.
+    pub(super) fn read(&self) -> Result<Vec<Tariff>, String> {
         let mut prices = Vec::with_capacity(self.0.len());
         let mut last = None;
         for (index, quotes) in self.0.iter().enumerate() {
@@ -68,7 +70,9 @@ impl Prices {
                 ));
             }
             last = Some(from);
-            prices.push((from, quotes.read()?));
+            let price = quotes.read()?;
+            let batch = quotes.batch(&price)?;
+            prices.push(Tariff { from, price, batch });
         }
         Ok(prices)
     }
@@ -88,6 +92,14 @@ impl Quotes {
             request_pico,
         ))
     }
+
+    fn batch(&self, price: &Price) -> Result<Price, String> {
+        match self.batch_percent {
+            None => Ok(price.clone()),
+            Some(percent) if percent > 100 => Err("has a batch_percent above 100".into()),
+            Some(percent) => price.percent(percent),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +111,7 @@ mod tests {
         price: Prices,
     }
 
-    fn read(text: &str) -> Result<Vec<(Timestamp, Price)>, String> {
+    fn read(text: &str) -> Result<Vec<Tariff>, String> {
         let table: Result<Table, _> = figment::Figment::from(
             <figment::providers::Toml as figment::providers::Format>::string(text),
         )
@@ -111,15 +123,27 @@ mod tests {
     fn one_table_always_holds_and_a_list_in_the_order_of_time() {
         let one = read("price = { prompt = \"1\" }").unwrap();
         assert_eq!(
-            (one.len(), one[0].0, one[0].1.prompt_pico),
+            (one.len(), one[0].from, one[0].price.prompt_pico),
             (1, Timestamp::MIN, 1_000_000)
         );
         let two = read(
             "price = [{ prompt = \"1\" }, { from = \"2027-01-01T00:00:00Z\", prompt = \"2\" }]",
         )
         .unwrap();
-        assert_eq!(two[1].0.as_second(), 1_798_761_600);
-        assert_eq!(two[1].1.prompt_pico, 2_000_000);
+        assert_eq!(two[1].from.as_second(), 1_798_761_600);
+        assert_eq!(two[1].price.prompt_pico, 2_000_000);
+    }
+
+    #[test]
+    fn the_batch_class_pays_its_part_of_everything() {
+        let text = "price = { prompt = \"1\", cached_prompt = \"0.5\", completion = \"3\", request = \"2\", batch_percent = 50 }";
+        let tariff = read(text).unwrap().remove(0);
+        assert_eq!(
+            tariff.batch.version,
+            "500000/250000/1500000/1000000000000"
+        );
+        let same = read("price = { prompt = \"1\" }").unwrap().remove(0);
+        assert_eq!(same.price, same.batch);
     }
 
     #[test]
@@ -129,6 +153,11 @@ mod tests {
             ("price = { promt = \"1\" }".to_owned(), "promt"),
             ("price = [{ promt = \"1\" }]".to_owned(), "promt"),
             ("price = \"1\"".to_owned(), "a table of quotes"),
+            ("price = { batch_percent = 101 }".to_owned(), "above 100"),
+            (
+                "price = { prompt = \"0.000001\", batch_percent = 50 }".to_owned(),
+                "no whole number",
+            ),
             (format!("price = [{later}]"), "first"),
             ("price = [{}, {}]".to_owned(), "no `from`"),
             (format!("price = [{{}}, {later}, {later}]"), "order"),

@@ -18,7 +18,7 @@ use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Plan, RequestId,
+    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Paying, Plan, RequestId,
     Store, Usage,
 };
 use attempt::Attempt;
@@ -61,6 +61,8 @@ pub struct Ask<T> {
     pub model: String,
     /// How urgent it is.
     pub class: Class,
+    /// When its client pays.
+    pub paying: Paying,
     /// When it came.
     pub arrived: Instant,
     /// What is asked.
@@ -174,7 +176,7 @@ impl Gateway {
         admission: Admission,
     ) -> Attempt {
         let (served, flown, reserved) = tries.begin(ask, &slot);
-        let flight = self.metering.dispatch(admission, flown, reserved);
+        let flight = self.metering.dispatch(admission, flown, ask.paying, reserved);
         let plan = tries.plan();
         let job = Job {
             request: Arc::clone(&ask.body),
@@ -225,7 +227,7 @@ impl Gateway {
         let need = tries.need(0, |_| Vec::new());
         let slot = self.scheduler.submit(tries.plan(), need).await?;
         let (served, flown, reserved) = tries.begin(ask, &slot);
-        let flight = self.metering.dispatch(admission, flown, reserved);
+        let flight = self.metering.dispatch(admission, flown, ask.paying, reserved);
         let job = EmbedJob {
             request: Arc::clone(&ask.body),
             model: Arc::clone(&tries.plan().pool),
@@ -251,7 +253,7 @@ impl Gateway {
         if !ask.access.allows(&ask.model) {
             return Err(router::Error::UnknownModel(ask.model.clone()));
         }
-        self.router.resolve(&ask.model, kind)
+        self.router.resolve(&ask.model, kind, ask.class)
     }
 }
 
@@ -275,6 +277,7 @@ impl<T> Ask<T> {
             endpoint: self.endpoint,
             model: self.model,
             class: self.class,
+            paying: self.paying,
             arrived: self.arrived,
             body: Arc::new(self.body),
         }

@@ -240,7 +240,7 @@ impl Tries {
     fn falls_back(&mut self, router: &Router) -> bool {
         while let Some(name) = self.asked.fallbacks.get(self.fallbacks) {
             self.fallbacks += 1;
-            if let Ok(plan) = router.resolve(name, self.kind) {
+            if let Ok(plan) = router.resolve(name, self.kind, self.need.class) {
                 self.plan = plan;
                 self.left = self.retries;
                 self.need.avoid.clear();

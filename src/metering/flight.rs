@@ -11,7 +11,7 @@ use super::writer::{Booking, Command};
 use super::{Admission, Error, Metering};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Charge, Checkpoint, Failure, Flown, Ledger, Money, Outcome, Progress, Release, RequestId,
+    Charge, Checkpoint, Failure, Flown, Ledger, Money, Outcome, Paying, Progress, Release, RequestId,
     Reserved, Source, State, Usage,
 };
 
@@ -21,6 +21,7 @@ const NONE: i64 = i64::MIN;
 /// One attempt under way. Dropped, it books what the client got until now.
 pub struct Flight {
     open: Arc<Open>,
+    paying: Paying,
     /// Taken by whichever end comes first, so there is never a second.
     permit: Option<mpsc::OwnedPermit<Command>>,
     flights: Arc<Flights>,
@@ -43,6 +44,8 @@ struct Open {
     checkpoint_ms: AtomicI64,
     /// Others booked it from its last checkpoint.
     lost: AtomicBool,
+    /// Whether it has checkpoints, from which others would book it. An answer of which nobody has seen anything is begun anew.
+    recovers: bool,
 }
 
 /// Every unsettled attempt of this process.
@@ -57,6 +60,7 @@ impl Flight {
         metering: &Metering,
         admission: Admission,
         flown: Flown,
+        paying: Paying,
         reserved: Option<Box<dyn Reserved>>,
     ) -> Self {
         let open = Arc::new(Open {
@@ -65,11 +69,13 @@ impl Flight {
             first_token_ms: AtomicI64::new(NONE),
             checkpoint_ms: AtomicI64::new(NONE),
             lost: AtomicBool::new(false),
+            recovers: paying == Paying::AsItGoes,
         });
         metering.flights.insert(&open);
         metering.metrics.ledger.open.inc();
         Self {
             open,
+            paying,
             permit: Some(admission.0),
             flights: Arc::clone(&metering.flights),
             ledger: Arc::clone(&metering.ledger),
@@ -120,8 +126,13 @@ impl Flight {
     /// have reached the client; where none has, the client was told to come again, and pays nothing.
     pub async fn settle(&mut self, usage: Usage) -> Result<(), Error> {
         self.open.progress.close();
-        let amount = self.open.flown.price.amount(&usage);
-        let charge = self.charge(usage, amount, State::Settled, Outcome::Completed);
+        let (amount, state) = match self.paying {
+            Paying::AsItGoes | Paying::AtTheEnd => {
+                (self.open.flown.price.amount(&usage), State::Settled)
+            }
+            Paying::Already => (Money(0), State::Absorbed),
+        };
+        let charge = self.charge(usage, amount, state, Outcome::Completed);
         self.book(charge).await
     }
 
@@ -272,8 +283,8 @@ impl Flight {
 }
 
 impl Drop for Flight {
-    /// The client went. It pays the prompt and what was generated until now; a prompt that no worker
-    /// has taken on costs nothing.
+    /// The client went. It pays the prompt and what was generated until now, unless it pays at the end alone; a prompt that
+    /// no worker has taken on costs nothing.
     fn drop(&mut self) {
         if self.permit.is_none() {
             return self.spend();
@@ -286,11 +297,15 @@ impl Drop for Flight {
         if usage == Usage::default() {
             return self.void();
         }
-        let amount = self.open.flown.price.amount(&usage);
-        let releases = self.releases(Some((usage, amount)));
-        self.due = Some((usage, amount));
+        let (amount, state) = match self.paying {
+            Paying::AsItGoes => (self.open.flown.price.amount(&usage), State::Settled),
+            Paying::AtTheEnd | Paying::Already => (Money(0), State::Absorbed),
+        };
+        let costs = (state == State::Settled).then_some((usage, amount));
+        let releases = self.releases(costs);
+        self.due = costs;
         self.spend();
-        let charge = self.charge(usage, amount, State::Settled, Outcome::Cancelled);
+        let charge = self.charge(usage, amount, state, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
             let booking = if self.ledger.keep(&charge) {
@@ -359,6 +374,7 @@ impl Flights {
         };
         self.open
             .iter()
+            .filter(|entry| entry.recovers)
             .map(|entry| age(entry.value()))
             .fold(0.0, f64::max)
     }
@@ -374,7 +390,7 @@ impl Flights {
             .filter(|entry| {
                 let last = entry.checkpoint_ms.load(Ordering::Relaxed);
                 let due = last == NONE || now_ms - last >= REFRESH_MS;
-                due && !entry.lost.load(Ordering::Relaxed)
+                due && entry.recovers && !entry.lost.load(Ordering::Relaxed)
             })
             .map(|entry| {
                 entry.checkpoint_ms.store(now_ms, Ordering::Relaxed);

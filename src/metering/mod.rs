@@ -127,8 +127,9 @@ impl Metering {
         &self,
         admission: Admission,
         flown: Flown,
+        paying: Paying,
         reserved: Option<Box<dyn Reserved>>,
     ) -> Flight {
-        Flight::new(self, admission, flown, reserved)
+        Flight::new(self, admission, flown, paying, reserved)
     }
 }

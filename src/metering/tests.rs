@@ -151,7 +151,7 @@ fn flight(metering: &Metering) -> Flight {
         price: Arc::new(price),
         started: Timestamp::now(),
     };
-    metering.dispatch(metering.admit().unwrap(), flown, None)
+    metering.dispatch(metering.admit().unwrap(), flown, Paying::default(), None)
 }
 
 const USAGE: Usage = Usage {
@@ -412,7 +412,7 @@ async fn what_was_reserved_is_settled_with_what_is_charged_and_given_back_otherw
             ..price
         };
         let deposit = Box::new(Deposit(Arc::clone(&end)));
-        let flight = metering.dispatch(metering.admit().unwrap(), flown, Some(deposit));
+        let flight = metering.dispatch(metering.admit().unwrap(), flown, Paying::default(), Some(deposit));
         let mut meter = meter(flight, events);
         while let Some(Ok(_)) = meter.next().await {}
         drop(meter);
@@ -432,7 +432,7 @@ async fn whoever_goes_while_the_charge_is_written_has_spent_it() {
         ..flown
     };
     let deposit = Box::new(Deposit(Arc::clone(&end)));
-    let flight = metering.dispatch(metering.admit().unwrap(), flown, Some(deposit));
+    let flight = metering.dispatch(metering.admit().unwrap(), flown, Paying::default(), Some(deposit));
     let mut meter = meter(flight, vec![Ok(Event::End { usage: USAGE })]);
     let waits = tokio::time::timeout(Duration::from_millis(50), meter.next()).await;
     assert!(waits.is_err(), "its charge is not on disk");

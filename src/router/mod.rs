@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::config::{Config, EngineKind, WorkerConfig};
-use crate::types::{Kind, Plan, Price};
+use crate::types::{Class, Kind, Plan, Price, Tariff};
 
 /// Why a name can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ struct Served {
     /// At the price that holds before all of `prices`: none.
     plan: Plan,
     /// From when on it costs what, in the order of time.
-    prices: Vec<(Timestamp, Arc<Price>)>,
+    prices: Vec<Prices>,
 }
 
 impl Router {
@@ -77,11 +77,11 @@ impl Router {
         Ok(Self { models })
     }
 
-    /// How a name will be served, at the price that holds now.
+    /// How a name will be served, at the price that holds now for requests of this class.
     ///
     /// # Errors
     /// There is no such model, or it can't do what is asked.
-    pub fn resolve(&self, model: &str, kind: Kind) -> Result<Plan, Error> {
+    pub fn resolve(&self, model: &str, kind: Kind, class: Class) -> Result<Plan, Error> {
         let served = self
             .models
             .get(model)
@@ -92,7 +92,7 @@ impl Router {
                 kind: served.kind,
             });
         }
-        Ok(served.plan_at(Timestamp::now()))
+        Ok(served.plan_at(Timestamp::now(), class))
     }
 
     /// In what form the workers want a request that may serve the model, those of its fallbacks included.
@@ -127,23 +127,37 @@ impl Router {
 }
 
 impl Served {
-    fn plan_at(&self, now: Timestamp) -> Plan {
+    fn plan_at(&self, now: Timestamp, class: Class) -> Plan {
         let mut plan = self.plan.clone();
-        let past = self.prices.partition_point(|(from, _)| *from <= now);
-        if let Some((_, price)) = past.checked_sub(1).and_then(|last| self.prices.get(last)) {
-            plan.price = Arc::clone(price);
+        let past = self.prices.partition_point(|prices| prices.from <= now);
+        if let Some(prices) = past.checked_sub(1).and_then(|last| self.prices.get(last)) {
+            plan.price = Arc::clone(match class {
+                Class::Batch => &prices.batch,
+                Class::Standard | Class::Interactive => &prices.price,
+            });
         }
         plan
     }
 }
 
+/// What a model costs from some time on, the batch class apart.
+struct Prices {
+    from: Timestamp,
+    price: Arc<Price>,
+    batch: Arc<Price>,
+}
+
 /// A checked config has a worker for each base, all of one kind.
-fn serve(name: &str, base: &str, config: &Config, prices: Vec<(Timestamp, Price)>) -> Served {
+fn serve(name: &str, base: &str, config: &Config, tariffs: Vec<Tariff>) -> Served {
     let free = Price {
         version: "none".into(),
         ..Price::default()
     };
-    let shared = |(from, price)| (from, Arc::new(price));
+    let shared = |tariff: Tariff| Prices {
+        from: tariff.from,
+        price: Arc::new(tariff.price),
+        batch: Arc::new(tariff.batch),
+    };
     let workers = || config.workers.iter().filter(|worker| worker.runs(base));
     let is_remote = |worker: &WorkerConfig| worker.engine == EngineKind::Remote;
     Served {
@@ -152,7 +166,7 @@ fn serve(name: &str, base: &str, config: &Config, prices: Vec<(Timestamp, Price)
             decoded: workers().any(|worker| !is_remote(worker)),
             relayed: workers().any(is_remote),
         },
-        prices: prices.into_iter().map(shared).collect(),
+        prices: tariffs.into_iter().map(shared).collect(),
         plan: Plan {
             model: name.into(),
             revision: base.into(),
@@ -173,7 +187,7 @@ mod tests {
         let config = Config::parse(
             "[[worker]]\nname = \"a\"\nengine = \"llama\"\nmodel = \"base\"\n
              [[worker]]\nname = \"b\"\nengine = \"bert\"\nmodel = \"vectors\"\n
-             [[model]]\nname = \"legal\"\nbase = \"base\"\nprice = { prompt = \"1\", completion = \"2\" }\n",
+             [[model]]\nname = \"legal\"\nbase = \"base\"\nprice = { prompt = \"1\", completion = \"2\", batch_percent = 50 }\n",
         )
         .unwrap();
         Router::new(&config).unwrap()
@@ -182,12 +196,14 @@ mod tests {
     #[test]
     fn a_vertical_runs_on_its_base_at_its_own_price() {
         let router = router();
-        let plan = router.resolve("legal", Kind::Generate).unwrap();
+        let plan = router.resolve("legal", Kind::Generate, Class::Standard).unwrap();
         assert_eq!((&*plan.model, &*plan.pool), ("legal", "base"));
         assert_eq!(plan.price.completion_pico, 2_000_000);
+        let batch = router.resolve("legal", Kind::Generate, Class::Batch);
+        assert_eq!(batch.unwrap().price.completion_pico, 1_000_000);
         assert_eq!(
             router
-                .resolve("base", Kind::Generate)
+                .resolve("base", Kind::Generate, Class::Standard)
                 .unwrap()
                 .price
                 .completion_pico,
@@ -208,7 +224,10 @@ mod tests {
         .unwrap();
         let router = Router::new(&config).unwrap();
         let served = &router.models["base"];
-        let at = |time: &str| served.plan_at(time.parse().unwrap()).price.prompt_pico;
+        let at = |time: &str| {
+            let plan = served.plan_at(time.parse().unwrap(), Class::Standard);
+            plan.price.prompt_pico
+        };
         assert_eq!(at("1970-01-01T00:00:00Z"), 1_000_000);
         assert_eq!(at("2026-12-31T23:59:59.999Z"), 1_000_000);
         assert_eq!(at("2027-01-01T00:00:00Z"), 2_000_000);
@@ -218,10 +237,10 @@ mod tests {
     fn what_does_not_exist_or_can_not_do_it_is_refused_by_name() {
         let router = router();
         assert!(matches!(
-            router.resolve("x", Kind::Generate),
+            router.resolve("x", Kind::Generate, Class::Standard),
             Err(Error::UnknownModel(_))
         ));
-        let error = router.resolve("vectors", Kind::Generate).err().unwrap();
+        let error = router.resolve("vectors", Kind::Generate, Class::Standard).err().unwrap();
         assert_eq!(
             error.to_string(),
             "the model \"vectors\" makes embeddings, not text"

@@ -45,6 +45,7 @@ struct Requests {
     answered: IntCounterVec,
     tokens: IntCounterVec,
     charged: IntCounterVec,
+    batch_lines: IntCounterVec,
     first_token: HistogramVec,
     per_token: HistogramVec,
     duration: HistogramVec,
@@ -293,6 +294,12 @@ impl Metrics {
         }
     }
 
+    /// A line of a batch has its answer, or is refused for good.
+    pub fn batch_line(&self, answered: bool) {
+        let outcome = if answered { "completed" } else { "failed" };
+        self.requests.batch_lines.with_label_values(&[outcome]).inc();
+    }
+
     /// What a dead replica left was booked.
     pub fn recovered(&self, row: &Recovered) {
         self.ledger
@@ -409,6 +416,12 @@ impl Requests {
                 &["endpoint", "model", "status"],
             )?,
             tokens: counters(r, "tokens_total", tokens, &["model", "kind"])?,
+            batch_lines: counters(
+                r,
+                "batch_lines_total",
+                "Lines of batches that came to their end, by outcome.",
+                &["outcome"],
+            )?,
             charged: counters(r, "charged_pico_total", charged, &["model"])?,
             first_token: histograms(
                 r,

@@ -152,15 +152,45 @@ impl Tenancy {
         Ok(identity)
     }
 
+    /// What a key opens whose holder asked for something earlier, as it stands now.
+    ///
+    /// # Errors
+    /// The key is good no more, or the store failed.
+    pub async fn access(&self, caller: &Caller) -> Result<Arc<Access>, Error> {
+        if let Some((_, bootstrap)) = &self.bootstrap
+            && bootstrap.key == caller.key
+        {
+            return self.bootstrap_access(bootstrap).await;
+        }
+        let key = self.store.find_key(&caller.key).await?;
+        let mut limits = self.store.limits(&caller.project).await?;
+        limits.extend(self.store.limits_of(Scope::Key, key.id.as_str()).await?);
+        let project = self.store.find_project(caller.project.as_str()).await?;
+        let archived = project.archived.is_some();
+        let holder = Holder {
+            key,
+            archived,
+            limits,
+        };
+        match identity(holder)? {
+            Identity::Tenant(access) => Ok(access),
+            Identity::Administrator(_) => Err(Error::UnknownKey),
+        }
+    }
+
+    async fn bootstrap_access(&self, caller: &Caller) -> Result<Arc<Access>, Error> {
+        Ok(Arc::new(Access {
+            caller: caller.clone(),
+            models: None,
+            limits: self.store.limits(&caller.project).await?,
+        }))
+    }
+
     async fn look_up(&self, hash: &SecretHash) -> Result<Identity, Error> {
         if let Some((bootstrap, caller)) = &self.bootstrap
             && bool::from(bootstrap.ct_eq(hash))
         {
-            return Ok(Identity::Tenant(Arc::new(Access {
-                caller: caller.clone(),
-                models: None,
-                limits: self.store.limits(&caller.project).await?,
-            })));
+            return self.bootstrap_access(caller).await.map(Identity::Tenant);
         }
         // By a hash of what was sent: how long it takes says nothing of any secret.
         let holder = self.store.holder(hash).await?.ok_or(Error::UnknownKey)?;

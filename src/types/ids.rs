@@ -6,6 +6,9 @@ use uuid::Uuid;
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        text_id!($(#[$doc])* $name, $prefix, "_");
+    };
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $between:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub struct $name(Arc<str>);
@@ -14,7 +17,7 @@ macro_rules! text_id {
             /// A new one, ordered by time (UUID version 7, RFC 9562).
             #[must_use]
             pub fn mint() -> Self {
-                Self(format!(concat!($prefix, "_{}"), Uuid::now_v7().simple()).into())
+                Self(format!(concat!($prefix, $between, "{}"), Uuid::now_v7().simple()).into())
             }
 
             /// The id as it is stored and shown.
@@ -71,6 +74,23 @@ text_id!(
     "key"
 );
 
+text_id!(
+    /// A file of a project.
+    FileId,
+    "file",
+    "-"
+);
+text_id!(
+    /// A file that comes in parts.
+    UploadId,
+    "upload"
+);
+text_id!(
+    /// A file of requests that are answered when there is room.
+    BatchId,
+    "batch"
+);
+
 /// Names one request, for ever. The gateway mints it, a client never chooses it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(Uuid);
@@ -80,6 +100,12 @@ impl RequestId {
     #[must_use]
     pub fn mint() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// One that was minted before, as [`RequestId::simple`] gives it.
+    #[must_use]
+    pub fn parse(simple: &str) -> Option<Self> {
+        Uuid::try_parse(simple).ok().map(Self)
     }
 
     /// The 32 hex digits, without the prefix.

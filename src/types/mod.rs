@@ -1,12 +1,14 @@
 //! The words that every part shares: ids, requests, events, usage, money, and the ports that others
 //! implement. No I/O.
 
+mod batch;
 mod caller;
 mod charge;
 mod dialect;
 mod durability;
 mod embed;
 mod event;
+mod file;
 mod generate;
 mod ids;
 mod invoice;
@@ -15,6 +17,7 @@ mod limits;
 mod money;
 mod notice;
 mod plan;
+mod paying;
 mod ports;
 mod progress;
 mod relay;
@@ -23,22 +26,30 @@ mod tenant;
 mod tool_format;
 mod usage;
 
+pub use batch::{
+    Batch, BatchCounts, BatchFault, BatchHold, BatchLine, BatchStatus, BatchStep, BatchStore,
+    BatchTimes, LineOutcome,
+};
 pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
 pub use dialect::Dialect;
 pub use durability::Durability;
 pub use embed::{Embed, EmbedJob, Embedded, Input};
 pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
+pub use file::{FileQuery, FileStore, Purpose, StoredFile, Upload, UploadStatus};
 pub use generate::{
     Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Resume, Role,
     Sampling, ToolCall, ToolChoice, Tools,
 };
-pub use ids::{KeyId, OrganisationId, ProjectId, ReplicaId, RequestId};
+pub use ids::{
+    BatchId, FileId, KeyId, OrganisationId, ProjectId, ReplicaId, RequestId, UploadId,
+};
 pub use invoice::{Invoice, InvoiceLine, Period};
 pub use layout::{CellType, Layout};
 pub use limits::{LimitSet, Limits, Scope};
-pub use money::{Money, Price};
+pub use money::{Money, Price, Tariff};
 pub use notice::{Notice, Sent};
+pub use paying::Paying;
 pub use plan::{Endpoint, Kind, Plan};
 pub use ports::{
     Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Outbox, Page, Recovered, Release,

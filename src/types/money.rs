@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Usage;
@@ -193,6 +194,37 @@ impl Price {
                 + i128::from(self.request_pico),
         )
     }
+}
+
+impl Price {
+    /// So many percent of it.
+    ///
+    /// # Errors
+    /// That is no whole number of pico-units.
+    pub fn percent(&self, percent: u8) -> Result<Self, String> {
+        let part = |pico: i64| {
+            let all = i128::from(pico) * i128::from(percent);
+            let part = (all % 100 == 0).then(|| i64::try_from(all / 100).ok());
+            part.flatten().ok_or_else(|| {
+                format!("{percent} percent of {pico} pico-units is no whole number of them")
+            })
+        };
+        let tokens = [self.prompt_pico, self.cached_pico, self.completion_pico];
+        let [prompt, cached, completion] = tokens.map(part);
+        let tokens = [prompt?, cached?, completion?];
+        Ok(Self::named(tokens, part(self.request_pico)?))
+    }
+}
+
+/// What a model costs from some time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tariff {
+    /// When it begins to hold.
+    pub from: Timestamp,
+    /// What others pay.
+    pub price: Price,
+    /// What requests of the batch class pay.
+    pub batch: Price,
 }
 
 #[cfg(test)]

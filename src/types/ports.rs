@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Act, Actor, ApiKey, AuditRow, Charge, ChargeRow, Checkpoint, Holder, Invoice, KeyId, LimitSet,
+    Act, Actor, ApiKey, AuditRow, BatchStore, Charge, ChargeRow, Checkpoint, FileStore, Holder, Invoice, KeyId, LimitSet,
     Money, Notice, Organisation, OrganisationId, Period, Project, ProjectId, Replica, ReplicaId,
     RequestId, Scope, SecretHash, Sent, Usage, UsageQuery, UsageRow,
 };
@@ -22,6 +22,12 @@ pub enum StoreError {
     /// There is nothing of that name.
     #[error("no {0}")]
     NotFound(String),
+    /// It can't be changed now.
+    #[error("{0}")]
+    InUse(String),
+    /// There is no room left for it.
+    #[error("{0}")]
+    Full(String),
     /// This replica was not heard of for too long: others have booked what it had in flight.
     #[error("this replica was taken for dead")]
     Fenced,
@@ -327,7 +333,7 @@ pub trait Outbox: Send + Sync {
 
 /// Everything that is kept, in one database.
 #[async_trait]
-pub trait Store: TenantStore + Ledger + InvoiceStore + Outbox {
+pub trait Store: TenantStore + Ledger + InvoiceStore + Outbox + FileStore + BatchStore {
     /// Claims the store for a process that serves from it.
     ///
     /// # Errors

@@ -1,11 +1,15 @@
 //! OpenAI's shapes: <https://platform.openai.com/docs/api-reference>
 
+pub(super) mod batches;
 pub(super) mod chat;
 pub(super) mod completions;
 pub(super) mod embeddings;
+pub(super) mod files;
 pub(super) mod models;
+pub(super) mod uploads;
 
 mod answer;
+mod form;
 mod logprobs;
 mod relay;
 mod sampling;

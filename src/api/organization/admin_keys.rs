@@ -4,8 +4,8 @@ use axum::Json as Answer;
 use axum::extract::State;
 
 use super::keys::{Create, Deleted, KeyObject};
-use super::list::{List, page};
-use super::query::Query;
+use crate::api::list::{List, page};
+use crate::api::query::Query;
 use super::{admin, key};
 use crate::api::auth::Administrating;
 use crate::api::body::Json;

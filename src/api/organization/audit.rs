@@ -4,8 +4,8 @@ use axum::Json as Answer;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::list::{List, page};
-use super::query::Query;
+use crate::api::list::{List, page};
+use crate::api::query::Query;
 use crate::api::Shared;
 use crate::api::auth::Administrating;
 use crate::api::error::ApiError;

@@ -5,7 +5,7 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::query::Query;
+use crate::api::query::Query;
 use super::report::{Report, Span, Width, group_by, projects};
 use crate::api::Shared;
 use crate::api::auth::Identified;

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::limit::LimitBody;
-use super::list::{List, page};
-use super::query::Query;
+use crate::api::list::{List, page};
+use crate::api::query::Query;
 use super::{admin, key, project};
 use crate::api::auth::Administrating;
 use crate::api::body::Json;

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::limit::LimitBody;
-use super::list::{List, page};
-use super::query::Query;
+use crate::api::list::{List, page};
+use crate::api::query::Query;
 use super::{admin, checked_name, project};
 use crate::api::Shared;
 use crate::api::auth::Administrating;

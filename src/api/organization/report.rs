@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::query::Query;
+use crate::api::query::Query;
 use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::tenancy::Identity;

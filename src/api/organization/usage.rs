@@ -4,7 +4,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::query::Query;
+use crate::api::query::Query;
 use super::report::{Report, Span, Width, group_by, projects};
 use crate::api::Shared;
 use crate::api::auth::Identified;

@@ -243,7 +243,7 @@ impl World {
     }
 
     pub(super) fn price(&self) -> Price {
-        self.config.models_named[0].prices().unwrap().remove(0).1
+        self.config.models_named[0].prices().unwrap().remove(0).price
     }
 
     fn running(&self) -> impl Iterator<Item = &Client> {

@@ -23,8 +23,12 @@ macro_rules! now_ms {
     };
 }
 
+#[path = "../sql/batches.rs"]
+mod batches;
 #[path = "../sql/commit.rs"]
 mod commit;
+#[path = "../sql/files.rs"]
+mod files;
 #[path = "../sql/invoices.rs"]
 mod invoices;
 #[path = "../sql/ledger.rs"]

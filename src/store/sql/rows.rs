@@ -10,7 +10,7 @@ pub(super) fn ms(time: Timestamp) -> i64 {
 }
 
 /// A row that no version of this program wrote.
-fn foreign(what: &str) -> StoreError {
+pub(super) fn foreign(what: &str) -> StoreError {
     unusable(format!("the store holds a malformed {what}"))
 }
 

@@ -38,8 +38,12 @@ macro_rules! now_ms {
 
 mod at_once;
 mod journal;
+#[path = "../sql/batches.rs"]
+mod batches;
 #[path = "../sql/commit.rs"]
 mod commit;
+#[path = "../sql/files.rs"]
+mod files;
 #[path = "../sql/invoices.rs"]
 mod invoices;
 #[path = "../sql/ledger.rs"]

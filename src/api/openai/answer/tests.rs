@@ -75,7 +75,7 @@ impl Desk {
             price: Arc::new(Price::default()),
             started: Timestamp::now(),
         };
-        let flight = metering.dispatch(metering.admit().unwrap(), flown, None);
+        let flight = metering.dispatch(metering.admit().unwrap(), flown, Paying::default(), None);
         let desk = Self {
             store,
             metering,

@@ -9,7 +9,7 @@ use crate::api::error::ApiError;
 
 /// A URL's query, of which each parameter is taken out once. Lists come as `name=a&name=b`, as `name[]=a`, or
 /// with commas.
-pub(in crate::api) struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl FromRequestParts<Arc<Api>> for Query {
     type Rejection = ApiError;

@@ -9,7 +9,7 @@ const MAX_LIMIT: u32 = 100;
 
 /// Part of a list, as OpenAI's administration API has it.
 #[derive(Serialize)]
-pub(in crate::api) struct List<T> {
+pub(super) struct List<T> {
     object: &'static str,
     data: Vec<T>,
     first_id: Option<String>,
@@ -19,9 +19,14 @@ pub(in crate::api) struct List<T> {
 
 /// Which part is wanted, and one entry more, by which it shows whether there are more.
 pub(super) fn page(query: &mut Query) -> Result<Page, ApiError> {
-    let limit = query.number("limit")?.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let message = format!("limit must be 1 to {MAX_LIMIT}");
+    page_of(query, DEFAULT_LIMIT, MAX_LIMIT)
+}
+
+/// As [`page`], of a list that is shown in other portions.
+pub(super) fn page_of(query: &mut Query, default: u32, most: u32) -> Result<Page, ApiError> {
+    let limit = query.number("limit")?.unwrap_or(default);
+    if !(1..=most).contains(&limit) {
+        let message = format!("limit must be 1 to {most}");
         return Err(ApiError::invalid(Some("limit"), &message));
     }
     Ok(Page {

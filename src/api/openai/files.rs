@@ -1,0 +1,299 @@
+//! `/v1/files`: <https://platform.openai.com/docs/api-reference/files>
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use http::{HeaderValue, header};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::form::{Field, Form};
+use crate::api::auth::Authenticated;
+use crate::api::error::ApiError;
+use crate::api::list::{List, page_of};
+use crate::api::path::Path;
+use crate::api::query::Query;
+use crate::api::{Api, Shared};
+use crate::files::{FileReader, FileWriter};
+use crate::tenancy::Access;
+use crate::types::{FileId, FileQuery, ProjectId, Purpose, StoreError, StoredFile};
+
+const MOST_LISTED: u32 = 10_000;
+const MAX_NAME_BYTES: usize = 512;
+/// How long a file may be kept, in seconds.
+const KEPT_S: std::ops::RangeInclusive<u32> = 3600..=30 * 24 * 3600;
+
+#[derive(Serialize)]
+pub(in crate::api) struct FileObject {
+    id: String,
+    object: &'static str,
+    bytes: u64,
+    created_at: i64,
+    expires_at: Option<i64>,
+    filename: String,
+    purpose: &'static str,
+    status: &'static str,
+    status_details: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(in crate::api) struct Deleted {
+    id: String,
+    object: &'static str,
+    deleted: bool,
+}
+
+impl From<StoredFile> for FileObject {
+    fn from(file: StoredFile) -> Self {
+        Self {
+            id: file.id.to_string(),
+            object: "file",
+            bytes: file.bytes,
+            created_at: file.created.as_second(),
+            expires_at: file.expires.map(Timestamp::as_second),
+            filename: file.filename,
+            purpose: file.purpose.as_str(),
+            status: "processed",
+            status_details: None,
+        }
+    }
+}
+
+/// What a form says of the file that it brings.
+#[derive(Default)]
+struct Said {
+    purpose: Option<Purpose>,
+    anchor: Option<String>,
+    seconds: Option<String>,
+}
+
+impl Said {
+    /// True where the field is one of these.
+    async fn take(&mut self, field: &mut Field) -> Result<bool, ApiError> {
+        match field.name() {
+            "purpose" => self.purpose = Some(client_purpose(&field.text().await?)?),
+            "expires_after[anchor]" => self.anchor = Some(field.text().await?),
+            "expires_after[seconds]" => self.seconds = Some(field.text().await?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn keep_s(&self) -> Result<Option<u32>, ApiError> {
+        let seconds = match &self.seconds {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                let message = "expires_after[seconds] must be a whole number";
+                ApiError::invalid(Some("expires_after[seconds]"), message)
+            })?),
+        };
+        kept(self.anchor.as_deref(), seconds)
+    }
+}
+
+/// For how long a file is to be kept.
+pub(super) fn kept(anchor: Option<&str>, seconds: Option<u32>) -> Result<Option<u32>, ApiError> {
+    let wrong = |param, message: &str| Err(ApiError::invalid(Some(param), message));
+    match (anchor, seconds) {
+        (None, None) => Ok(None),
+        (Some("created_at"), Some(seconds)) if KEPT_S.contains(&seconds) => Ok(Some(seconds)),
+        (Some("created_at"), _) => wrong(
+            "expires_after[seconds]",
+            "expires_after[seconds] must be 3600 to 2592000",
+        ),
+        _ => wrong(
+            "expires_after[anchor]",
+            "expires_after[anchor] must be created_at",
+        ),
+    }
+}
+
+pub(super) fn client_purpose(text: &str) -> Result<Purpose, ApiError> {
+    let purpose = text.parse::<Purpose>();
+    match purpose {
+        Ok(purpose) if !purpose.is_made_here() => Ok(purpose),
+        Ok(_) => {
+            let message = "files for this purpose are made by the server alone";
+            Err(ApiError::invalid(Some("purpose"), message))
+        }
+        Err(message) => Err(ApiError::invalid(Some("purpose"), &message)),
+    }
+}
+
+/// What becomes of a time to be kept.
+pub(super) fn expiry(created: Timestamp, keep_s: Option<u32>) -> Option<Timestamp> {
+    keep_s.map(|seconds| created + SignedDuration::from_secs(seconds.into()))
+}
+
+pub(super) fn checked_filename(name: &str) -> Result<String, ApiError> {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+        let message = "filename must have 1 to 512 bytes, and no control characters";
+        return Err(ApiError::invalid(Some("filename"), message));
+    }
+    Ok(name.to_owned())
+}
+
+pub(in crate::api) async fn create(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    mut form: Form,
+) -> Result<Answer<FileObject>, ApiError> {
+    let mut said = Said::default();
+    let mut writer = None;
+    while let Some(mut field) = form.next().await? {
+        if said.take(&mut field).await? || field.name() != "file" {
+            continue;
+        }
+        if writer.is_some() {
+            return Err(ApiError::invalid(Some("file"), "there is more than one file"));
+        }
+        let name = checked_filename(field.filename().unwrap_or("file"))?;
+        writer = Some(receive(&api, &access, name, &mut field).await?);
+    }
+    let missing = |name: &str| ApiError::invalid(Some(name), &format!("missing field `{name}`"));
+    let mut writer = writer.ok_or_else(|| missing("file"))?;
+    let purpose = said.purpose.ok_or_else(|| missing("purpose"))?;
+    let keep_s = said.keep_s()?;
+    let file = writer.file_mut();
+    file.purpose = purpose;
+    file.expires = expiry(file.created, keep_s);
+    Ok(Answer(writer.finish().await?.into()))
+}
+
+/// Writes the file down as it comes. What it is for may be said behind it.
+async fn receive(
+    api: &Api,
+    access: &Access,
+    filename: String,
+    field: &mut Field,
+) -> Result<FileWriter, ApiError> {
+    let file = StoredFile {
+        id: FileId::mint(),
+        project: access.caller.project.clone(),
+        filename,
+        purpose: Purpose::UserData,
+        bytes: 0,
+        created: Timestamp::now(),
+        expires: None,
+    };
+    let store = Arc::clone(&api.gateway.store);
+    let quota = api.files.max_bytes_per_project;
+    let mut writer = FileWriter::begin(store, file, None, quota).await?;
+    pour(field, &mut writer, api.files.max_bytes).await?;
+    Ok(writer)
+}
+
+/// All of a field, which may have so many bytes.
+pub(super) async fn pour(
+    field: &mut Field,
+    writer: &mut FileWriter,
+    most: u64,
+) -> Result<(), ApiError> {
+    while let Some(chunk) = field.chunk().await? {
+        if writer.bytes() + chunk.len() as u64 > most {
+            return Err(ApiError::file_too_large(most));
+        }
+        writer.write(&chunk).await?;
+    }
+    Ok(())
+}
+
+pub(in crate::api) async fn list(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    mut query: Query,
+) -> Result<Answer<List<FileObject>>, ApiError> {
+    let page = page_of(&mut query, MOST_LISTED, MOST_LISTED)?;
+    let purpose = match query.text("purpose")? {
+        None => None,
+        Some(text) => {
+            let purpose = text.parse();
+            Some(purpose.map_err(|message: String| ApiError::invalid(Some("purpose"), &message))?)
+        }
+    };
+    let ascending = match query.text("order")?.as_deref() {
+        None | Some("desc") => false,
+        Some("asc") => true,
+        Some(_) => {
+            let message = "order must be asc or desc";
+            return Err(ApiError::invalid(Some("order"), message));
+        }
+    };
+    let wanted = FileQuery {
+        purpose,
+        ascending,
+        after: page.after.clone(),
+        limit: page.limit,
+    };
+    let rows = api.gateway.store.files(&access.caller.project, &wanted).await?;
+    let id = |file: &StoredFile| file.id.to_string();
+    Ok(Answer(List::of(rows, &page, id, FileObject::from)))
+}
+
+pub(in crate::api) async fn retrieve(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Answer<FileObject>, ApiError> {
+    let file = found(&api, &access.caller.project, &id).await?;
+    Ok(Answer(file.into()))
+}
+
+pub(in crate::api) async fn delete(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Answer<Deleted>, ApiError> {
+    let removed = api.gateway.store.remove_file(&access.caller.project, &id);
+    removed.await.map_err(|error| no_such("file", &id, error))?;
+    Ok(Answer(Deleted {
+        id,
+        object: "file",
+        deleted: true,
+    }))
+}
+
+pub(in crate::api) async fn content(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let file = found(&api, &access.caller.project, &id).await?;
+    let reader = FileReader::open(Arc::clone(&api.gateway.store), &file.id).await?;
+    let pieces = stream::try_unfold(reader, |mut reader| async move {
+        let piece = reader.next().await?;
+        Ok::<_, StoreError>(piece.map(|piece| (piece, reader)))
+    });
+    let mut response = Body::from_stream(pieces).into_response();
+    let headers = response.headers_mut();
+    let kind = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, kind);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(file.bytes));
+    let saved = HeaderValue::from_static("attachment");
+    headers.insert(header::CONTENT_DISPOSITION, saved);
+    let sniff = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, sniff);
+    Ok(response)
+}
+
+/// The project's file with this id; another's is none.
+pub(super) async fn found(
+    api: &Api,
+    project: &ProjectId,
+    id: &str,
+) -> Result<StoredFile, ApiError> {
+    let file = api.gateway.store.find_file(project, id).await;
+    file.map_err(|error| no_such("file", id, error))
+}
+
+/// In the words that all routes have for what isn't there.
+pub(super) fn no_such(what: &str, id: &str, error: StoreError) -> ApiError {
+    match error {
+        StoreError::NotFound(_) => ApiError::no_such(what, id),
+        other => other.into(),
+    }
+}
