@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use forebay::metering::{Metering, Options};
 use forebay::store;
 use forebay::telemetry::Metrics;
-use forebay::types::{Caller, Class, Endpoint, Flown, Ledger, Membership, Price, RequestId, Usage};
+use forebay::types::{
+    Caller, Class, Endpoint, Flown, Ledger, Membership, Paying, Price, RequestId, Usage,
+};
 use jiff::Timestamp;
 
 const AT_ONCE: [usize; 3] = [1, 16, 256];
@@ -58,7 +60,7 @@ async fn settle(metering: &Metering, at_once: usize) -> Vec<Duration> {
                 let mut waits = Vec::new();
                 while Instant::now() < end {
                     let admission = metering.admit().unwrap();
-                    let mut flight = metering.dispatch(admission, flown(), None);
+                    let mut flight = metering.dispatch(admission, flown(), Paying::AsItGoes, None);
                     let start = Instant::now();
                     flight.settle(usage).await.unwrap();
                     waits.push(start.elapsed());

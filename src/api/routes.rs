@@ -34,20 +34,14 @@ fn kept() -> [Route; 10] {
     // Bodies are bounded as they come: a file, and each part of one.
     let form = |route: MethodRouter<_>| route.layer(DefaultBodyLimit::disable());
     [
-        (
-            "/v1/files",
-            form(post(files::create)).get(files::list),
-        ),
+        ("/v1/files", form(post(files::create)).get(files::list)),
         (
             "/v1/files/{file}",
             get(files::retrieve).delete(files::delete),
         ),
         ("/v1/files/{file}/content", get(files::content)),
         ("/v1/uploads", post(uploads::create)),
-        (
-            "/v1/uploads/{upload}/parts",
-            form(post(uploads::add_part)),
-        ),
+        ("/v1/uploads/{upload}/parts", form(post(uploads::add_part))),
         ("/v1/uploads/{upload}/complete", post(uploads::complete)),
         ("/v1/uploads/{upload}/cancel", post(uploads::cancel)),
         ("/v1/batches", get(batches::list).post(batches::create)),

@@ -80,20 +80,17 @@ impl App {
         let webhook = Webhook::new(&config.webhook).map_err(anyhow::Error::msg)?;
         let notices = Notices::new(Arc::clone(&store), webhook, Arc::clone(&metrics));
         let stop = CancellationToken::new();
+        let reap = metering::reap(
+            metering.clone(),
+            Arc::clone(&ledger),
+            Arc::clone(&membership),
+            stop.clone(),
+        );
+        let told = Arc::clone(&metrics);
+        let audit = metering::audit(ledger, membership, claim.exclusive, told, stop.clone());
         let mut background = vec![
-            tokio::spawn(metering::reap(
-                metering.clone(),
-                Arc::clone(&ledger),
-                Arc::clone(&membership),
-                stop.clone(),
-            )),
-            tokio::spawn(metering::audit(
-                ledger,
-                membership,
-                claim.exclusive,
-                Arc::clone(&metrics),
-                stop.clone(),
-            )),
+            tokio::spawn(reap),
+            tokio::spawn(audit),
             tokio::spawn(Arc::clone(&limiter).tidy(stop.clone())),
             tokio::spawn(notices.run(stop.clone())),
         ];
@@ -110,26 +107,13 @@ impl App {
             metrics,
             store: Arc::clone(&store),
         };
-        let batches = Arc::new(Batches::new(batch::Options {
-            window: Duration::from_secs(config.batches.window_s.into()),
-            max_lines: config.batches.max_lines,
-            lines_at_once: config.batches.lines_at_once,
-            drain: Duration::from_secs(config.server.drain_s),
-        }));
         let api = Arc::new(Api {
             gateway: Arc::new(gateway),
-            batches: Arc::clone(&batches),
+            batches: Arc::new(batches(config)),
             files: config.files.clone(),
             started: Timestamp::now(),
         });
-        let routes = api::gateway_routes(Arc::clone(&api), config.server.max_body_bytes);
-        let runner = batch::Runner::new(
-            Arc::clone(&store),
-            Arc::new(InnerDoor::new(Arc::clone(&api), routes)),
-            batches,
-            Arc::clone(&api.gateway.metrics),
-            claim.exclusive,
-        );
+        let runner = runner(config, &api, claim.exclusive);
         background.push(tokio::spawn(runner.run()));
         background.push(tokio::spawn(files::sweep(Arc::clone(&store), stop.clone())));
         Ok(Self {
@@ -169,6 +153,27 @@ impl App {
         }
         self.store.close().await;
     }
+}
+
+fn batches(config: &Config) -> Batches {
+    Batches::new(batch::Options {
+        window: Duration::from_secs(config.batches.window_s.into()),
+        max_lines: config.batches.max_lines,
+        lines_at_once: config.batches.lines_at_once,
+        drain: Duration::from_secs(config.server.drain_s),
+    })
+}
+
+/// What runs batches, through the routes that clients reach.
+fn runner(config: &Config, api: &Arc<Api>, alone: bool) -> batch::Runner {
+    let routes = api::gateway_routes(Arc::clone(api), config.server.max_body_bytes);
+    batch::Runner::new(
+        Arc::clone(&api.gateway.store),
+        Arc::new(InnerDoor::new(Arc::clone(api), routes)),
+        Arc::clone(&api.batches),
+        Arc::clone(&api.gateway.metrics),
+        alone,
+    )
 }
 
 /// Books what is left of the dead, and goes on counting where the last life of this replica ended.

@@ -88,7 +88,10 @@ impl Job {
                 return Ok(store.end_line(&self.batch, &line, &outcome).await?);
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
-            let wait = answered.retry_after.unwrap_or(pause).clamp(pause, LONGEST_PAUSE);
+            let wait = answered
+                .retry_after
+                .unwrap_or(pause)
+                .clamp(pause, LONGEST_PAUSE);
             tokio::select! {
                 () = self.close.cancelled() => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
@@ -179,7 +182,10 @@ fn read(text: &Bytes, endpoint: Endpoint) -> Read {
         _ => return refused(id, "method", "method must be POST".into()),
     }
     if wire.url.as_deref() != Some(endpoint.path()) {
-        let message = format!("url must be {}, as the batch's endpoint is", endpoint.path());
+        let message = format!(
+            "url must be {}, as the batch's endpoint is",
+            endpoint.path()
+        );
         return refused(id, "url", message);
     }
     let Some(body) = wire.body else {
@@ -187,7 +193,11 @@ fn read(text: &Bytes, endpoint: Endpoint) -> Read {
     };
     let streams = serde_json::from_str::<Streams>(body.get());
     if streams.is_ok_and(|body| body.stream == Some(true)) {
-        return refused(id, "stream", "the answers of a batch are not streamed".into());
+        return refused(
+            id,
+            "stream",
+            "the answers of a batch are not streamed".into(),
+        );
     }
     Read {
         custom_id: id,
@@ -210,11 +220,26 @@ mod tests {
         let whole = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}"#;
         assert_eq!(refusal(whole), None);
         for (text, param) in [
-            (r#"{"custom_id":"a","url":"/v1/chat/completions","body":{}}"#, "method"),
-            (r#"{"custom_id":"a","method":"GET","url":"/v1/chat/completions","body":{}}"#, "method"),
-            (r#"{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{}}"#, "url"),
-            (r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions"}"#, "body"),
-            (r#"{"custom_id":"a","method":1,"url":"/v1/chat/completions","body":{}}"#, "body"),
+            (
+                r#"{"custom_id":"a","url":"/v1/chat/completions","body":{}}"#,
+                "method",
+            ),
+            (
+                r#"{"custom_id":"a","method":"GET","url":"/v1/chat/completions","body":{}}"#,
+                "method",
+            ),
+            (
+                r#"{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{}}"#,
+                "url",
+            ),
+            (
+                r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions"}"#,
+                "body",
+            ),
+            (
+                r#"{"custom_id":"a","method":1,"url":"/v1/chat/completions","body":{}}"#,
+                "body",
+            ),
             (
                 r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"stream":true}}"#,
                 "stream",

@@ -76,7 +76,9 @@ impl Work {
         let mut after = 0;
         loop {
             let store = &self.runner.store;
-            let page = store.batch_lines(&self.batch.id, after, PAGE, false).await?;
+            let page = store
+                .batch_lines(&self.batch.id, after, PAGE, false)
+                .await?;
             let Some(last) = page.last() else {
                 return Ok(begun);
             };

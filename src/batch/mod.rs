@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
 use crate::types::{
-    Batch, BatchHold, BatchId, BatchStatus, BatchStep, Caller, Endpoint, Paying, ReplicaId,
-    RequestId, Store, StoreError,
+    Batch, BatchHold, BatchStatus, BatchStep, Caller, Endpoint, Paying, ReplicaId, RequestId,
+    Store, StoreError,
 };
 
 /// The longest line.
@@ -233,7 +233,12 @@ impl Runner {
     }
 
     /// Holds a batch for as long as it is worked on, and tells once it is given up, which may happen in another process.
-    async fn keep(self: Arc<Self>, batch: Batch, close: CancellationToken, lost: CancellationToken) {
+    async fn keep(
+        self: Arc<Self>,
+        batch: Batch,
+        close: CancellationToken,
+        lost: CancellationToken,
+    ) {
         let mut held = Instant::now();
         // By the own clock, and sooner than by the store's.
         while held.elapsed() < HOLD / 3 * 2 {

@@ -72,7 +72,9 @@ impl Work {
                 let message = format!("The file has more than {most} lines.");
                 found.fault(number, "too_many_lines", None, &message);
             }
-            if found.faults.len() >= MOST_FAULTS || found.lines > self.runner.batches.options.max_lines {
+            if found.faults.len() >= MOST_FAULTS
+                || found.lines > self.runner.batches.options.max_lines
+            {
                 break;
             }
         }

@@ -138,10 +138,7 @@ mod tests {
     fn the_batch_class_pays_its_part_of_everything() {
         let text = "price = { prompt = \"1\", cached_prompt = \"0.5\", completion = \"3\", request = \"2\", batch_percent = 50 }";
         let tariff = read(text).unwrap().remove(0);
-        assert_eq!(
-            tariff.batch.version,
-            "500000/250000/1500000/1000000000000"
-        );
+        assert_eq!(tariff.batch.version, "500000/250000/1500000/1000000000000");
         let same = read("price = { prompt = \"1\" }").unwrap().remove(0);
         assert_eq!(same.price, same.batch);
     }

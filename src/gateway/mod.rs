@@ -18,8 +18,8 @@ use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Paying, Plan, RequestId,
-    Store, Usage,
+    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Paying, Plan,
+    RequestId, Store, Usage,
 };
 use attempt::Attempt;
 use resume::Resuming;
@@ -176,7 +176,9 @@ impl Gateway {
         admission: Admission,
     ) -> Attempt {
         let (served, flown, reserved) = tries.begin(ask, &slot);
-        let flight = self.metering.dispatch(admission, flown, ask.paying, reserved);
+        let flight = self
+            .metering
+            .dispatch(admission, flown, ask.paying, reserved);
         let plan = tries.plan();
         let job = Job {
             request: Arc::clone(&ask.body),
@@ -227,7 +229,9 @@ impl Gateway {
         let need = tries.need(0, |_| Vec::new());
         let slot = self.scheduler.submit(tries.plan(), need).await?;
         let (served, flown, reserved) = tries.begin(ask, &slot);
-        let flight = self.metering.dispatch(admission, flown, ask.paying, reserved);
+        let flight = self
+            .metering
+            .dispatch(admission, flown, ask.paying, reserved);
         let job = EmbedJob {
             request: Arc::clone(&ask.body),
             model: Arc::clone(&tries.plan().pool),

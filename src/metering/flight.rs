@@ -11,8 +11,8 @@ use super::writer::{Booking, Command};
 use super::{Admission, Error, Metering};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Charge, Checkpoint, Failure, Flown, Ledger, Money, Outcome, Paying, Progress, Release, RequestId,
-    Reserved, Source, State, Usage,
+    Charge, Checkpoint, Failure, Flown, Ledger, Money, Outcome, Paying, Progress, Release,
+    RequestId, Reserved, Source, State, Usage,
 };
 
 const REFRESH_MS: i64 = 1000;

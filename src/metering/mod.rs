@@ -25,7 +25,7 @@ pub use flight::Flight;
 pub use meter::{Broke, Meter};
 
 use crate::telemetry::Metrics;
-use crate::types::{Failure, Flown, Ledger, Membership, Reserved};
+use crate::types::{Failure, Flown, Ledger, Membership, Paying, Reserved};
 use flight::Flights;
 use lease::Lease;
 pub use reaper::reap;

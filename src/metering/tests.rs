@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::types::{
-    Caller, ChargeRow, Class, Delta, Endpoint, Event, LedgerBatch, Money, Outcome, Page, Price,
-    Recovered, Release, Replica, ReplicaId, RequestId, Slice, SliceWish, Spender, Spent, State,
-    StoreError, Usage, UsageQuery, UsageRow,
+    Caller, ChargeRow, Class, Delta, Endpoint, Event, LedgerBatch, Money, Outcome, Page, Paying,
+    Price, Recovered, Release, Replica, ReplicaId, RequestId, Slice, SliceWish, Spender, Spent,
+    State, StoreError, Usage, UsageQuery, UsageRow,
 };
 
 /// Keeps batches in memory, and can be told to fail.
@@ -412,7 +412,12 @@ async fn what_was_reserved_is_settled_with_what_is_charged_and_given_back_otherw
             ..price
         };
         let deposit = Box::new(Deposit(Arc::clone(&end)));
-        let flight = metering.dispatch(metering.admit().unwrap(), flown, Paying::default(), Some(deposit));
+        let flight = metering.dispatch(
+            metering.admit().unwrap(),
+            flown,
+            Paying::default(),
+            Some(deposit),
+        );
         let mut meter = meter(flight, events);
         while let Some(Ok(_)) = meter.next().await {}
         drop(meter);
@@ -432,7 +437,12 @@ async fn whoever_goes_while_the_charge_is_written_has_spent_it() {
         ..flown
     };
     let deposit = Box::new(Deposit(Arc::clone(&end)));
-    let flight = metering.dispatch(metering.admit().unwrap(), flown, Paying::default(), Some(deposit));
+    let flight = metering.dispatch(
+        metering.admit().unwrap(),
+        flown,
+        Paying::default(),
+        Some(deposit),
+    );
     let mut meter = meter(flight, vec![Ok(Event::End { usage: USAGE })]);
     let waits = tokio::time::timeout(Duration::from_millis(50), meter.next()).await;
     assert!(waits.is_err(), "its charge is not on disk");

@@ -196,7 +196,9 @@ mod tests {
     #[test]
     fn a_vertical_runs_on_its_base_at_its_own_price() {
         let router = router();
-        let plan = router.resolve("legal", Kind::Generate, Class::Standard).unwrap();
+        let plan = router
+            .resolve("legal", Kind::Generate, Class::Standard)
+            .unwrap();
         assert_eq!((&*plan.model, &*plan.pool), ("legal", "base"));
         assert_eq!(plan.price.completion_pico, 2_000_000);
         let batch = router.resolve("legal", Kind::Generate, Class::Batch);
@@ -240,7 +242,10 @@ mod tests {
             router.resolve("x", Kind::Generate, Class::Standard),
             Err(Error::UnknownModel(_))
         ));
-        let error = router.resolve("vectors", Kind::Generate, Class::Standard).err().unwrap();
+        let error = router
+            .resolve("vectors", Kind::Generate, Class::Standard)
+            .err()
+            .unwrap();
         assert_eq!(
             error.to_string(),
             "the model \"vectors\" makes embeddings, not text"

@@ -297,7 +297,10 @@ impl Metrics {
     /// A line of a batch has its answer, or is refused for good.
     pub fn batch_line(&self, answered: bool) {
         let outcome = if answered { "completed" } else { "failed" };
-        self.requests.batch_lines.with_label_values(&[outcome]).inc();
+        self.requests
+            .batch_lines
+            .with_label_values(&[outcome])
+            .inc();
     }
 
     /// What a dead replica left was booked.

@@ -5,9 +5,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    BatchId, Caller, Endpoint, FileId, Page, ProjectId, ReplicaId, RequestId, StoreError,
-};
+use super::{BatchId, Caller, Endpoint, FileId, Page, ProjectId, ReplicaId, RequestId, StoreError};
 
 /// How a batch stands: <https://platform.openai.com/docs/guides/batch>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

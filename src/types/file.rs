@@ -65,7 +65,9 @@ impl FromStr for Purpose {
     fn from_str(word: &str) -> Result<Self, String> {
         let named = PURPOSES.iter().find(|(_, name)| *name == word);
         named.map(|(purpose, _)| *purpose).ok_or_else(|| {
-            let names = PURPOSES.iter().filter(|(purpose, _)| !purpose.is_made_here());
+            let names = PURPOSES
+                .iter()
+                .filter(|(purpose, _)| !purpose.is_made_here());
             let names: Vec<_> = names.map(|(_, name)| *name).collect();
             format!("purpose is none of {}", names.join(", "))
         })

@@ -41,9 +41,7 @@ pub use generate::{
     Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Resume, Role,
     Sampling, ToolCall, ToolChoice, Tools,
 };
-pub use ids::{
-    BatchId, FileId, KeyId, OrganisationId, ProjectId, ReplicaId, RequestId, UploadId,
-};
+pub use ids::{BatchId, FileId, KeyId, OrganisationId, ProjectId, ReplicaId, RequestId, UploadId};
 pub use invoice::{Invoice, InvoiceLine, Period};
 pub use layout::{CellType, Layout};
 pub use limits::{LimitSet, Limits, Scope};

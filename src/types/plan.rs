@@ -33,7 +33,9 @@ impl Endpoint {
     /// The one with this path.
     #[must_use]
     pub fn at(path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+        Self::ALL
+            .into_iter()
+            .find(|endpoint| endpoint.path() == path)
     }
 
     /// Its path.

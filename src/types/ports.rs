@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Act, Actor, ApiKey, AuditRow, BatchStore, Charge, ChargeRow, Checkpoint, FileStore, Holder, Invoice, KeyId, LimitSet,
-    Money, Notice, Organisation, OrganisationId, Period, Project, ProjectId, Replica, ReplicaId,
-    RequestId, Scope, SecretHash, Sent, Usage, UsageQuery, UsageRow,
+    Act, Actor, ApiKey, AuditRow, BatchStore, Charge, ChargeRow, Checkpoint, FileStore, Holder,
+    Invoice, KeyId, LimitSet, Money, Notice, Organisation, OrganisationId, Period, Project,
+    ProjectId, Replica, ReplicaId, RequestId, Scope, SecretHash, Sent, Usage, UsageQuery, UsageRow,
 };
 
 /// Why the store gave no answer.

@@ -11,8 +11,10 @@ mod harness;
 mod postgres;
 
 mod api;
+mod batches;
 mod config;
 mod faults;
+mod files;
 mod formats;
 mod discovery;
 mod embeddings;

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, future};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
+use crate::files::upload;
 use crate::harness::{CHAT, EMBEDDINGS, Server, chat};
 
 /// An administrator of the default organisation.
@@ -415,11 +416,25 @@ async fn streams_that_are_dropped_leave_no_reservation_and_pay_for_what_they_got
 
 /// What another tenant has, and what there is none of: both are to look the same.
 struct Other {
-    real: [String; 3],
+    real: [String; 6],
 }
 
-const IN_BRACES: [&str; 3] = ["{project}", "{key}", "{limit}"];
-const MADE_UP: [&str; 3] = ["proj_none", "key_none", "rl-none"];
+const IN_BRACES: [&str; 6] = [
+    "{project}",
+    "{key}",
+    "{limit}",
+    "{file}",
+    "{upload}",
+    "{batch}",
+];
+const MADE_UP: [&str; 6] = [
+    "proj_none",
+    "key_none",
+    "rl-none",
+    "file-none",
+    "upload_none",
+    "batch_none",
+];
 
 impl Other {
     fn put<'a>(mut text: String, places: impl Iterator<Item = (&'a str, &'a str)>) -> String {
@@ -452,6 +467,28 @@ impl Other {
     }
 }
 
+async fn a_file(server: &Server, key: &str) -> String {
+    let file = upload(server, key, "batch", "b.jsonl", b"{}\n").await;
+    file["id"].as_str().unwrap().to_owned()
+}
+
+async fn an_upload(server: &Server, key: &str) -> String {
+    let wish = json!({"filename": "x", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"});
+    let made = ask(server, key, Method::POST, "/v1/uploads", wish).await;
+    let made: Value = made.json().await.unwrap();
+    made["id"].as_str().unwrap().to_owned()
+}
+
+async fn a_batch(server: &Server, key: &str) -> String {
+    let wish = json!({
+        "input_file_id": a_file(server, key).await, "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    });
+    let made = ask(server, key, Method::POST, "/v1/batches", wish).await;
+    let made: Value = made.json().await.unwrap();
+    made["id"].as_str().unwrap().to_owned()
+}
+
 /// Every route with an id in it is tried with another tenant's key, so that routes that come later are tried too.
 #[tokio::test]
 async fn a_tenant_finds_nothing_of_anothers() {
@@ -464,7 +501,14 @@ async fn a_tenant_finds_nothing_of_anothers() {
         .await;
     let key_id = keys["data"][0]["id"].as_str().unwrap().to_owned();
     let other = Other {
-        real: [id.clone(), key_id, "rl-all".into()],
+        real: [
+            id.clone(),
+            key_id,
+            "rl-all".into(),
+            a_file(&server, &key).await,
+            an_upload(&server, &key).await,
+            a_batch(&server, &key).await,
+        ],
     };
     let (_, mine) = admin.project("mine", json!({})).await;
     let mut tried = 0;
@@ -496,6 +540,7 @@ async fn a_tenant_finds_nothing_of_anothers() {
     }
     assert!(tried >= 30);
     reports_show_ones_own(&server, &mine, &id).await;
+    lists_show_ones_own(&server, &mine, &other).await;
     // An administrator's key asks no models, a tenant's administers nothing.
     assert_eq!(asks(&server, &admin.key).await, 403);
     let projects = ask(
@@ -506,6 +551,22 @@ async fn a_tenant_finds_nothing_of_anothers() {
         json!(null),
     );
     assert_eq!(projects.await.status(), 403);
+}
+
+/// Lists, and a batch over another's file.
+async fn lists_show_ones_own(server: &Server, mine: &str, other: &Other) {
+    for list in ["/v1/files", "/v1/batches"] {
+        let rows = ask(server, mine, Method::GET, list, json!(null)).await;
+        let rows: Value = rows.json().await.unwrap();
+        assert_eq!(rows["data"], json!([]), "{list}");
+    }
+    for file in [&other.real[3], MADE_UP[3]] {
+        let wish = json!({
+            "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h",
+        });
+        let refused = ask(server, mine, Method::POST, "/v1/batches", wish).await;
+        assert_eq!(refused.status(), 404);
+    }
 }
 
 /// Reports take ids in their query.

@@ -180,7 +180,11 @@ pub(in crate::api) async fn list(
     mut query: Query,
 ) -> Result<Answer<List<BatchObject>>, ApiError> {
     let page = page(&mut query)?;
-    let rows = api.gateway.store.batches(&access.caller.project, &page).await?;
+    let rows = api
+        .gateway
+        .store
+        .batches(&access.caller.project, &page)
+        .await?;
     let id = |batch: &Batch| batch.id.to_string();
     Ok(Answer(List::of(rows, &page, id, BatchObject::from)))
 }

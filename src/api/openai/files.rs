@@ -73,7 +73,7 @@ struct Said {
 
 impl Said {
     /// True where the field is one of these.
-    async fn take(&mut self, field: &mut Field) -> Result<bool, ApiError> {
+    async fn take(&mut self, field: &mut Field<'_>) -> Result<bool, ApiError> {
         match field.name() {
             "purpose" => self.purpose = Some(client_purpose(&field.text().await?)?),
             "expires_after[anchor]" => self.anchor = Some(field.text().await?),
@@ -149,7 +149,10 @@ pub(in crate::api) async fn create(
             continue;
         }
         if writer.is_some() {
-            return Err(ApiError::invalid(Some("file"), "there is more than one file"));
+            return Err(ApiError::invalid(
+                Some("file"),
+                "there is more than one file",
+            ));
         }
         let name = checked_filename(field.filename().unwrap_or("file"))?;
         writer = Some(receive(&api, &access, name, &mut field).await?);
@@ -169,7 +172,7 @@ async fn receive(
     api: &Api,
     access: &Access,
     filename: String,
-    field: &mut Field,
+    field: &mut Field<'_>,
 ) -> Result<FileWriter, ApiError> {
     let file = StoredFile {
         id: FileId::mint(),
@@ -189,7 +192,7 @@ async fn receive(
 
 /// All of a field, which may have so many bytes.
 pub(super) async fn pour(
-    field: &mut Field,
+    field: &mut Field<'_>,
     writer: &mut FileWriter,
     most: u64,
 ) -> Result<(), ApiError> {
@@ -229,7 +232,11 @@ pub(in crate::api) async fn list(
         after: page.after.clone(),
         limit: page.limit,
     };
-    let rows = api.gateway.store.files(&access.caller.project, &wanted).await?;
+    let rows = api
+        .gateway
+        .store
+        .files(&access.caller.project, &wanted)
+        .await?;
     let id = |file: &StoredFile| file.id.to_string();
     Ok(Answer(List::of(rows, &page, id, FileObject::from)))
 }

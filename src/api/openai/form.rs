@@ -16,7 +16,7 @@ const MAX_TEXT_BYTES: usize = 4096;
 const MAX_FIELDS: usize = 32;
 
 /// A form.
-pub(super) struct Form {
+pub(in crate::api) struct Form {
     fields: Multipart,
     count: usize,
 }
@@ -95,7 +95,10 @@ async fn in_time<T>(
         if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
             ApiError::too_large()
         } else {
-            ApiError::invalid(None, "the form could not be read: it is cut off or malformed")
+            ApiError::invalid(
+                None,
+                "the form could not be read: it is cut off or malformed",
+            )
         }
     })
 }

@@ -93,7 +93,10 @@ pub(in crate::api) async fn create(
         return Err(ApiError::file_too_large(api.files.max_bytes));
     }
     if body.mime_type.len() > MAX_MIME_BYTES {
-        return Err(ApiError::invalid(Some("mime_type"), "mime_type is too long"));
+        return Err(ApiError::invalid(
+            Some("mime_type"),
+            "mime_type is too long",
+        ));
     }
     let keep_s = match &body.expires_after {
         None => None,
@@ -165,7 +168,10 @@ pub(in crate::api) async fn complete(
     if let Some(expected) = md5
         && !expected.eq_ignore_ascii_case(&md5_of(&api, &parts).await?)
     {
-        return Err(ApiError::invalid(Some("md5"), "the content has another MD5"));
+        return Err(ApiError::invalid(
+            Some("md5"),
+            "the content has another MD5",
+        ));
     }
     let mut file = upload.file.clone();
     file.created = Timestamp::now();

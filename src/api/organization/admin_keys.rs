@@ -4,13 +4,13 @@ use axum::Json as Answer;
 use axum::extract::State;
 
 use super::keys::{Create, Deleted, KeyObject};
-use crate::api::list::{List, page};
-use crate::api::query::Query;
 use super::{admin, key};
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::list::{List, page};
 use crate::api::path::Path;
+use crate::api::query::Query;
 use crate::api::{Api, Shared};
 use crate::tenancy::Administrator;
 use crate::types::{ApiKey, KeysOf};

@@ -4,11 +4,11 @@ use axum::Json as Answer;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use crate::api::list::{List, page};
-use crate::api::query::Query;
 use crate::api::Shared;
 use crate::api::auth::Administrating;
 use crate::api::error::ApiError;
+use crate::api::list::{List, page};
+use crate::api::query::Query;
 use crate::types::AuditRow;
 
 pub(in crate::api) async fn list(

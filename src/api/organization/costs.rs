@@ -5,11 +5,11 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::api::query::Query;
 use super::report::{Report, Span, Width, group_by, projects};
 use crate::api::Shared;
 use crate::api::auth::Identified;
 use crate::api::error::ApiError;
+use crate::api::query::Query;
 use crate::types::{Dimension, UsageRow};
 
 const GROUPS: [(&str, Dimension); 2] = [

@@ -6,13 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::limit::LimitBody;
-use crate::api::list::{List, page};
-use crate::api::query::Query;
 use super::{admin, key, project};
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::list::{List, page};
 use crate::api::path::Path;
+use crate::api::query::Query;
 use crate::api::{Api, Shared};
 use crate::tenancy::{Administrator, KeyWish, Made};
 use crate::types::{ApiKey, KeysOf};

@@ -6,14 +6,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::limit::LimitBody;
-use crate::api::list::{List, page};
-use crate::api::query::Query;
 use super::{admin, checked_name, project};
 use crate::api::Shared;
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::list::{List, page};
 use crate::api::path::Path;
+use crate::api::query::Query;
 use crate::types::Project;
 
 #[derive(Serialize)]

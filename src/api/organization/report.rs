@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::api::query::Query;
 use crate::api::Api;
 use crate::api::error::ApiError;
+use crate::api::query::Query;
 use crate::tenancy::Identity;
 use crate::types::{Dimension, UsageQuery, UsageRow};
 

@@ -4,11 +4,11 @@ use axum::Json as Answer;
 use axum::extract::State;
 use serde::Serialize;
 
-use crate::api::query::Query;
 use super::report::{Report, Span, Width, group_by, projects};
 use crate::api::Shared;
 use crate::api::auth::Identified;
 use crate::api::error::ApiError;
+use crate::api::query::Query;
 use crate::types::{Dimension, Endpoint, UsageRow};
 
 const GROUPS: [(&str, Dimension); 5] = [

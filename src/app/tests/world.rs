@@ -21,7 +21,7 @@ use crate::store::{self, tests::cluster as shared_cluster};
 use crate::tenancy::{Access, Admin};
 use crate::types::{
     Actor, Caller, Class, Count, Durability, Endpoint, Event, Failure, Generate, LimitSet, Limits,
-    Period, Price, Prompt, RequestId, Scope, Usage,
+    Paying, Period, Price, Prompt, RequestId, Scope, Usage,
 };
 use crate::worker::Worker;
 
@@ -243,7 +243,11 @@ impl World {
     }
 
     pub(super) fn price(&self) -> Price {
-        self.config.models_named[0].prices().unwrap().remove(0).price
+        self.config.models_named[0]
+            .prices()
+            .unwrap()
+            .remove(0)
+            .price
     }
 
     fn running(&self) -> impl Iterator<Item = &Client> {
@@ -269,6 +273,7 @@ impl World {
             } else {
                 Class::Standard
             },
+            paying: Paying::default(),
             arrived: Instant::now(),
             body: Generate {
                 prompts: vec![Prompt::Text(request.to_string())],

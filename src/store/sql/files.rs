@@ -299,10 +299,12 @@ impl FileStore for Backend {
                 return Ok(false);
             }
         }
-        sqlx::query("UPDATE file SET state = 'gone' WHERE upload_id = $1 AND state IN ('coming', 'part')")
-            .bind(upload.as_str())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE file SET state = 'gone' WHERE upload_id = $1 AND state IN ('coming', 'part')",
+        )
+        .bind(upload.as_str())
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -316,10 +318,12 @@ impl FileStore for Backend {
         .bind(ms(Timestamp::now()))
         .execute(&mut *transaction)
         .await?;
-        sqlx::query("UPDATE file SET state = 'gone' WHERE upload_id = $1 AND state IN ('coming', 'part')")
-            .bind(upload.as_str())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE file SET state = 'gone' WHERE upload_id = $1 AND state IN ('coming', 'part')",
+        )
+        .bind(upload.as_str())
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(done.rows_affected() > 0)
     }

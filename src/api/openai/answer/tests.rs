@@ -11,7 +11,7 @@ use crate::metering::Meter;
 use crate::metering::{Flight, Metering, Options};
 use crate::telemetry::Metrics;
 use crate::types::{
-    Caller, Class, Endpoint, Failure, Flown, Ledger, Membership, Price, RequestId, Store,
+    Caller, Class, Endpoint, Failure, Flown, Ledger, Membership, Paying, Price, RequestId, Store,
     UsageQuery,
 };
 
