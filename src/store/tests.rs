@@ -1,5 +1,7 @@
 //! One suite, run on both databases.
 
+mod batches;
+mod files;
 mod ledger;
 mod invoices;
 mod notices;

@@ -127,9 +127,10 @@ pub(in crate::api) async fn add_part(
     State(api): Shared,
     Authenticated(access): Authenticated,
     Path(id): Path<String>,
-    mut form: Form,
+    form: Result<Form, ApiError>,
 ) -> Result<Answer<Part>, ApiError> {
     let upload = pending(&api, &access.caller.project, &id).await?;
+    let mut form = form?;
     while let Some(mut field) = form.next().await? {
         if field.name() != "data" {
             continue;
@@ -160,9 +161,10 @@ pub(in crate::api) async fn complete(
     State(api): Shared,
     Authenticated(access): Authenticated,
     Path(id): Path<String>,
-    Json(body): Json<Complete>,
+    body: Result<Json<Complete>, ApiError>,
 ) -> Result<Answer<UploadObject>, ApiError> {
     let mut upload = pending(&api, &access.caller.project, &id).await?;
+    let Json(body) = body?;
     let parts = chosen(&api, &upload, &body.part_ids).await?;
     let md5 = body.md5.filter(|md5| !md5.is_empty());
     if let Some(expected) = md5
