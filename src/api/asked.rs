@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::Api;
 use super::auth::Authenticated;
+use super::azure::Deployment;
 use super::error::ApiError;
 use super::inside::Inside;
 use super::request_id::Arrived;
@@ -25,9 +26,16 @@ pub(super) struct Asked {
     access: Arc<Access>,
     /// What comes from inside has no client that waits for it.
     inside: Option<Paying>,
+    deployment: Option<Deployment>,
 }
 
 impl Asked {
+    /// The model that the path names, which goes before what the body says.
+    pub(super) fn deployment(&self) -> Option<&str> {
+        let Deployment(name) = self.deployment.as_ref()?;
+        Some(name)
+    }
+
     /// The class of a request that asks for this one, or for none.
     pub(super) fn class(&self, asked: Option<Class>) -> Class {
         match self.inside {
@@ -89,6 +97,7 @@ impl FromRequestParts<Arc<Api>> for Asked {
             request,
             arrived,
             access,
+            deployment: parts.extensions.get().cloned(),
             inside: parts.extensions.get::<Inside>().map(|inside| inside.paying),
         })
     }

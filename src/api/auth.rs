@@ -1,4 +1,4 @@
-//! The key of a request: `Authorization: Bearer` as OpenAI's clients send it, or `x-api-key`.
+//! The key of a request: `Authorization: Bearer` as OpenAI's clients send it, `x-api-key` or, as Azure's do, `api-key`.
 
 use std::sync::Arc;
 
@@ -80,5 +80,9 @@ fn secret(parts: &Parts) -> Option<&str> {
         let (scheme, secret) = value.to_str().ok()?.split_once(' ')?;
         return scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim());
     }
-    parts.headers.get("x-api-key")?.to_str().ok().map(str::trim)
+    let headers = &parts.headers;
+    let key = headers
+        .get("x-api-key")
+        .or_else(|| headers.get("api-key"))?;
+    key.to_str().ok().map(str::trim)
 }

@@ -194,6 +194,16 @@ impl ApiError {
         )
     }
 
+    /// 415
+    pub(super) fn unknown_encoding() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            Some("unsupported_content_encoding"),
+            "a body may be compressed with gzip or zstd, and with nothing else",
+        )
+    }
+
     /// 500 for a fault of ours.
     pub(super) fn internal() -> Self {
         let message = "the server had a fault; the x-request-id header names it in the log";

@@ -2,6 +2,7 @@
 
 mod asked;
 mod auth;
+mod azure;
 mod body;
 mod error;
 mod health;
@@ -15,10 +16,13 @@ mod query;
 mod request_id;
 mod routes;
 mod server;
+mod tls;
+mod transport;
 
 pub use inside::InnerDoor;
-pub use routes::{gateway_routes, metrics_routes, paths};
-pub use server::{Limits, serve};
+pub use routes::{Edge, gateway_routes, metrics_routes, paths};
+pub use server::{Door, Limits, serve};
+pub use tls::Certificate;
 
 use std::sync::Arc;
 

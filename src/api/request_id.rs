@@ -8,6 +8,7 @@ use axum::response::Response;
 use http::HeaderValue;
 
 use super::inside::Inside;
+use super::transport;
 use crate::types::RequestId;
 
 /// When a request came.
@@ -25,7 +26,7 @@ pub(super) async fn mint(mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     request.extensions_mut().insert(id);
     request.extensions_mut().insert(Arrived(arrived));
-    let mut response = next.run(request).await;
+    let mut response = transport::carry(request, next).await;
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert("x-request-id", value);
     }

@@ -1,15 +1,38 @@
 //! All routes in one list, all layers in another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, get, post};
+use http::{HeaderName, HeaderValue};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use super::error::ApiError;
 use super::openai::{batches, chat, completions, embeddings, files, models, uploads};
 use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_limits, usage};
-use super::{Api, health, request_id};
+use super::{Api, azure, health, request_id};
+
+/// What pages may read of an answer's head.
+const EXPOSED: [&str; 14] = [
+    "retry-after",
+    "x-forebay-budget-warning",
+    "x-forebay-cut-by",
+    "x-forebay-model",
+    "x-forebay-queue-ms",
+    "x-forebay-served-by",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+    "x-request-id",
+    "x-should-retry",
+];
+/// For how long a browser needs not ask again.
+const PREFLIGHT: Duration = Duration::from_secs(3600);
 
 type Route = (&'static str, MethodRouter<Arc<Api>>);
 
@@ -105,21 +128,48 @@ pub fn paths() -> Vec<&'static str> {
     table().into_iter().map(|(path, _)| path).collect()
 }
 
+/// How clients are met.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// The largest body, files aside.
+    pub max_body_bytes: usize,
+    /// Whose pages may ask from a browser; anybody's, where `*` is one of them.
+    pub cors_origins: Vec<String>,
+}
+
 /// What clients reach.
-pub fn gateway_routes(api: Arc<Api>, max_body_bytes: usize) -> axum::Router {
+pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
     let add = |router: axum::Router<_>, (path, methods)| router.route(path, methods);
-    table()
+    let routes = table()
         .into_iter()
         .fold(axum::Router::new(), add)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api)
         // From the inside out. A body is bounded before a handler reads it.
-        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(DefaultBodyLimit::max(edge.max_body_bytes))
         // A panic of a handler is one broken answer in the envelope, not a broken connection.
         .layer(CatchPanicLayer::custom(panicked))
+        // Browsers ask first whether they may, without a key, and read errors as well.
+        .layer(cors(&edge.cors_origins))
         // Outermost: whatever happens inside, the answer has its id and the log its line.
-        .layer(axum::middleware::from_fn(request_id::mint))
+        .layer(axum::middleware::from_fn(request_id::mint));
+    azure::beside(routes)
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        let values = origins.iter().filter_map(|origin| origin.parse().ok());
+        AllowOrigin::list(values.collect::<Vec<HeaderValue>>())
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(HeaderName::from_static))
+        .max_age(PREFLIGHT)
 }
 
 /// What Prometheus reaches.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// After an accept that failed for want of file handles, another would fail too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -28,10 +30,18 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// Where clients come in.
+pub struct Door {
+    /// Where they knock.
+    pub listener: TcpListener,
+    /// How they are told who answers, where that is.
+    pub tls: Option<TlsAcceptor>,
+}
+
 /// Serves until `stop` is done, then lets running answers end. What still runs after the drain is cut off, and
 /// booked as a client's hang-up is.
 pub async fn serve(
-    listener: TcpListener,
+    door: Door,
     routes: axum::Router,
     limits: Limits,
     stop: impl Future<Output = ()>,
@@ -52,24 +62,30 @@ pub async fn serve(
     let mut stop = std::pin::pin!(stop);
     loop {
         let (stream, place) = tokio::select! {
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&door.listener, &room) => accepted,
             // Tasks that ended are taken out, so that the set holds open connections alone.
             Some(_) = connections.join_next() => continue,
             () = &mut stop => break,
         };
-        let service = TowerToHyperService::new(routes.clone());
-        let connection = server
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        let watched = graceful.watch(connection);
+        let connection = Connection {
+            server: server.clone(),
+            routes: routes.clone(),
+            watcher: graceful.watcher(),
+        };
+        let (tls, patience) = (door.tls.clone(), limits.header_read_timeout);
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = watched.await {
-                tracing::debug!(%error, "a connection broke");
+            let Some(tls) = tls else {
+                return connection.serve(stream).await;
+            };
+            match tokio::time::timeout(patience, tls.accept(stream)).await {
+                Ok(Ok(stream)) => connection.serve(stream).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a client speaks no TLS"),
+                Err(_) => tracing::debug!("a client took too long to begin TLS"),
             }
         });
     }
-    drop(listener);
+    drop(door);
     if tokio::time::timeout(limits.drain, graceful.shutdown())
         .await
         .is_err()
@@ -77,6 +93,26 @@ pub async fn serve(
         tracing::warn!(open = connections.len(), "the drain's time is over");
     }
     connections.shutdown().await;
+}
+
+/// A connection to be served.
+struct Connection {
+    server: auto::Builder<TokioExecutor>,
+    routes: axum::Router,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = TowerToHyperService::new(self.routes);
+        let connection = self
+            .server
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
+        if let Err(error) = self.watcher.watch(connection).await {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
 }
 
 /// A connection and its place, once there is room for it.

@@ -10,15 +10,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, ServerTlsConfig};
 use crate::store;
-use wiring::App;
+use wiring::{App, edge};
 
 /// Where projects are that name no other; a new store has it.
 pub const DEFAULT_ORGANISATION: &str = "default";
@@ -31,6 +32,7 @@ pub async fn serve(config: Config) -> Result<()> {
     // Both are bound before anything is loaded: a port that is taken shows at once.
     let listener = bind("server", config.server.listen).await?;
     let metrics_listener = bind("metrics", config.metrics.listen).await?;
+    let certificate = certificate(config.server.tls.as_ref())?;
     let store = store::open_with(&config.store.url, config.ledger.durability).await?;
     let app = App::build(&config, store, |metrics| workers::start(&config, metrics)).await?;
     let limits = api::Limits {
@@ -41,8 +43,16 @@ pub async fn serve(config: Config) -> Result<()> {
     tracing::info!(server = %config.server.listen, metrics = %config.metrics.listen, "listening");
 
     let stop = stop_signal()?;
+    let door = api::Door {
+        listener,
+        tls: follow(certificate, &stop)?,
+    };
+    let metrics_door = api::Door {
+        listener: metrics_listener,
+        tls: None,
+    };
     let drained = CancellationToken::new();
-    let gateway = api::gateway_routes(Arc::clone(&app.api), config.server.max_body_bytes);
+    let gateway = api::gateway_routes(Arc::clone(&app.api), &edge(&config));
     let metrics = api::metrics_routes(Arc::clone(&app.api));
     tokio::join!(
         // Lines of batches end while clients' answers do.
@@ -51,12 +61,12 @@ pub async fn serve(config: Config) -> Result<()> {
             app.api.batches.stop();
         },
         async {
-            api::serve(listener, gateway, limits, stop.cancelled()).await;
+            api::serve(door, gateway, limits, stop.cancelled()).await;
             drained.cancel();
         },
         // Metrics are there to the end of the drain: that is when one wants to see them.
         api::serve(
-            metrics_listener,
+            metrics_door,
             metrics,
             api::Limits {
                 drain: Duration::from_secs(1),
@@ -68,6 +78,25 @@ pub async fn serve(config: Config) -> Result<()> {
     app.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn certificate(config: Option<&ServerTlsConfig>) -> Result<Option<api::Certificate>> {
+    let read = |tls: &ServerTlsConfig| api::Certificate::read(&tls.cert, &tls.key);
+    let certificate = config.map(read).transpose();
+    certificate.map_err(|error| anyhow!("[server.tls] {error}"))
+}
+
+/// What speaks TLS with this certificate, and with those that come after it.
+fn follow(
+    certificate: Option<api::Certificate>,
+    stop: &CancellationToken,
+) -> Result<Option<TlsAcceptor>> {
+    let Some(certificate) = certificate else {
+        return Ok(None);
+    };
+    let acceptor = certificate.acceptor().map_err(Error::msg)?;
+    tokio::spawn(certificate.follow(stop.clone()));
+    Ok(Some(acceptor))
 }
 
 async fn bind(section: &str, address: SocketAddr) -> Result<TcpListener> {

@@ -155,6 +155,14 @@ impl App {
     }
 }
 
+/// How clients are met.
+pub(super) fn edge(config: &Config) -> api::Edge {
+    api::Edge {
+        max_body_bytes: config.server.max_body_bytes,
+        cors_origins: config.server.cors_origins.clone(),
+    }
+}
+
 fn batches(config: &Config) -> Batches {
     Batches::new(batch::Options {
         window: Duration::from_secs(config.batches.window_s.into()),
@@ -166,7 +174,7 @@ fn batches(config: &Config) -> Batches {
 
 /// What runs batches, through the routes that clients reach.
 fn runner(config: &Config, api: &Arc<Api>, alone: bool) -> batch::Runner {
-    let routes = api::gateway_routes(Arc::clone(api), config.server.max_body_bytes);
+    let routes = api::gateway_routes(Arc::clone(api), &edge(config));
     batch::Runner::new(
         Arc::clone(&api.gateway.store),
         Arc::new(InnerDoor::new(Arc::clone(api), routes)),

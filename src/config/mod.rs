@@ -30,7 +30,7 @@ pub use metrics::MetricsConfig;
 pub use model::ModelConfig;
 pub use remote::{Discover, RemoteConfig, TimeoutsConfig, TlsConfig};
 pub use scheduler::SchedulerConfig;
-pub use server::ServerConfig;
+pub use server::{ServerConfig, ServerTlsConfig};
 pub use store::StoreConfig;
 pub use tenancy::TenancyConfig;
 pub use webhook::WebhookConfig;
@@ -162,7 +162,7 @@ impl Config {
                 return Err(format!("model {base:?} is served by workers of two kinds"));
             }
         }
-        let mut names = HashSet::new();
+        let (mut names, mut aliases) = (HashSet::new(), HashSet::new());
         for model in &self.models_named {
             model.check()?;
             if !names.insert(&model.name) {
@@ -174,6 +174,18 @@ impl Config {
                     model.name,
                     model.base()
                 ));
+            }
+            for alias in &model.aliases {
+                let named = |model: &ModelConfig| model.name == *alias;
+                if bases.contains(alias)
+                    || self.models_named.iter().any(named)
+                    || !aliases.insert(alias)
+                {
+                    return Err(format!(
+                        "model {:?} has the alias {alias:?}, which names something else as well",
+                        model.name
+                    ));
+                }
             }
             for fallback in model.fallbacks() {
                 let named = |model: &ModelConfig| model.name == *fallback;
@@ -257,6 +269,14 @@ mod tests {
             (format!("{WORKER}{bootstrap}{open}"), "loopback"),
             (WORKER.replace("\"w\"", "\"a b\""), "a b"),
             (format!("{WORKER}slots = 0\n"), "slots"),
+            (
+                format!("{WORKER}[[model]]\nname = \"m\"\naliases = [\"a\", \"a\"]\n"),
+                "alias",
+            ),
+            (
+                format!("{WORKER}[[model]]\nname = \"x\"\nbase = \"m\"\naliases = [\"m\"]\n"),
+                "alias",
+            ),
             (
                 format!("{WORKER}[store]\nurl = \"mysql://u:secret@h/d\"\n"),
                 "mysql",

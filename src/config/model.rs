@@ -12,6 +12,9 @@ use crate::types::{Adapter, Tariff};
 pub struct ModelConfig {
     /// The name that clients ask for.
     pub name: String,
+    /// Other names that clients may ask for it by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// The `model` of the workers that run it; its own name by default.
     base: Option<String>,
     /// A LoRA adapter over the base, a GGUF file. A relative path is seen from the working directory.
@@ -58,6 +61,9 @@ impl ModelConfig {
 
     pub(super) fn check(&self) -> Result<(), String> {
         check_name("[[model]]", &self.name)?;
+        for alias in &self.aliases {
+            check_name("[[model]] aliases", alias)?;
+        }
         let wrong = |what: &str| Err(format!("[[model]] {}: {what}", self.name));
         match self.adapter_scale {
             Some(_) if self.adapter.is_none() => {

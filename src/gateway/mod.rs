@@ -72,7 +72,7 @@ pub struct Ask<T> {
 /// What is known of an answer before its content.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// The model's name in the registry.
+    /// The model, by the name that it was asked for.
     pub model: Arc<str>,
     /// The worker that runs it.
     pub worker: Arc<str>,
@@ -252,9 +252,15 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// Whether a key may ask for a model by this name.
+    #[must_use]
+    pub fn allows(&self, access: &Access, model: &str) -> bool {
+        access.allows(model) || access.allows(self.router.own_name(model))
+    }
+
     /// What the name means. To a key that may not ask a model, there is none of that name.
     fn resolve<T>(&self, ask: &Ask<T>, kind: Kind) -> Result<Plan, router::Error> {
-        if !ask.access.allows(&ask.model) {
+        if !self.allows(&ask.access, &ask.model) {
             return Err(router::Error::UnknownModel(ask.model.clone()));
         }
         self.router.resolve(&ask.model, kind, ask.class)

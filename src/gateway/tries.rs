@@ -124,7 +124,11 @@ impl Tries {
         self.attempt += 1;
         self.queued += slot.queued();
         let served = Served {
-            model: Arc::clone(&self.asked.model),
+            model: if *self.asked.model == *ask.model {
+                Arc::clone(&self.asked.model)
+            } else {
+                ask.model.as_str().into()
+            },
             worker: slot.worker(),
             queued: self.queued,
             standing: self.standing.clone(),

@@ -39,6 +39,8 @@ pub struct Speech {
 /// The registry of models. Its names are the only ones that become labels.
 pub struct Router {
     models: BTreeMap<String, Served>,
+    /// Other names of them.
+    aliases: BTreeMap<String, String>,
 }
 
 struct Served {
@@ -56,7 +58,7 @@ impl Router {
     /// # Errors
     /// A price that is no amount; a checked config has none.
     pub fn new(config: &Config) -> Result<Self, String> {
-        let mut models = BTreeMap::new();
+        let (mut models, mut aliases) = (BTreeMap::new(), BTreeMap::new());
         for worker in &config.workers {
             for name in worker.models() {
                 models.insert(name.clone(), serve(name, name, config, Vec::new()));
@@ -73,8 +75,10 @@ impl Router {
                 served.plan.revision = revision.into();
             }
             models.insert(model.name.clone(), served);
+            let named = |alias: &String| (alias.clone(), model.name.clone());
+            aliases.extend(model.aliases.iter().map(named));
         }
-        Ok(Self { models })
+        Ok(Self { models, aliases })
     }
 
     /// How a name will be served, at the price that holds now for requests of this class.
@@ -84,7 +88,7 @@ impl Router {
     pub fn resolve(&self, model: &str, kind: Kind, class: Class) -> Result<Plan, Error> {
         let served = self
             .models
-            .get(model)
+            .get(self.own_name(model))
             .ok_or_else(|| Error::UnknownModel(model.to_owned()))?;
         if served.kind != kind {
             return Err(Error::WrongKind {
@@ -98,7 +102,7 @@ impl Router {
     /// In what form the workers want a request that may serve the model, those of its fallbacks included.
     #[must_use]
     pub fn speech(&self, model: &str) -> Speech {
-        let Some(served) = self.models.get(model) else {
+        let Some(served) = self.models.get(self.own_name(model)) else {
             return Speech {
                 decoded: true,
                 relayed: false,
@@ -116,13 +120,20 @@ impl Router {
     #[must_use]
     pub fn label(&self, model: &str) -> &str {
         self.models
-            .get_key_value(model)
+            .get_key_value(self.own_name(model))
             .map_or("", |(name, _)| name)
     }
 
-    /// All names in order.
+    /// A model's own name for one that it may have beside that; any other name is as it was.
+    #[must_use]
+    pub fn own_name<'a>(&'a self, model: &'a str) -> &'a str {
+        self.aliases.get(model).map_or(model, String::as_str)
+    }
+
+    /// All names in order, the models' own ones first.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.models.keys().map(String::as_str)
+        let all = self.models.keys().chain(self.aliases.keys());
+        all.map(String::as_str)
     }
 }
 
@@ -215,6 +226,21 @@ mod tests {
             router.names().collect::<Vec<_>>(),
             ["base", "legal", "vectors"]
         );
+    }
+
+    #[test]
+    fn a_model_has_other_names_and_is_billed_by_its_own() {
+        let config = Config::parse(
+            "[[worker]]\nname = \"a\"\nengine = \"llama\"\nmodel = \"base\"\n
+             [[model]]\nname = \"base\"\naliases = [\"gpt-4o-mini\"]\n",
+        )
+        .unwrap();
+        let router = Router::new(&config).unwrap();
+        let plan = router.resolve("gpt-4o-mini", Kind::Generate, Class::Standard);
+        assert_eq!(&*plan.unwrap().model, "base");
+        assert_eq!(router.label("gpt-4o-mini"), "base");
+        assert!(router.speech("gpt-4o-mini").decoded);
+        assert_eq!(router.names().collect::<Vec<_>>(), ["base", "gpt-4o-mini"]);
     }
 
     #[test]

@@ -15,13 +15,14 @@ use super::chat::observed;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
+use crate::api::error::ApiError;
 use crate::types::{Embed, Endpoint, Input};
 
 const MAX_INPUTS: usize = 2048;
 
 #[derive(Deserialize)]
 pub(in crate::api) struct Request {
-    model: String,
+    model: Option<String>,
     input: Inputs,
     encoding_format: Option<Format>,
     dimensions: Option<NonZeroU32>,
@@ -79,7 +80,11 @@ pub(in crate::api) async fn create(
     asked: Asked,
     Json(mut request): Json<Request>,
 ) -> Response {
-    let model = request.model.clone();
+    let named = asked.deployment().map(str::to_owned);
+    let Some(model) = named.or_else(|| request.model.take()) else {
+        let missing = ApiError::invalid(Some("model"), "missing field `model`");
+        return observed(&api, Endpoint::Embeddings, "", Err(missing));
+    };
     let format = request.encoding_format.unwrap_or(Format::Float);
     let answer = async {
         let end_user = end_user("user", request.user.take())?;

@@ -32,7 +32,7 @@ pub(in crate::api) async fn list(
         .gateway
         .router
         .names()
-        .filter(|name| access.allows(name))
+        .filter(|name| api.gateway.allows(&access, name))
         .map(|name| model(&api, name))
         .collect();
     Json(List {
@@ -46,7 +46,7 @@ pub(in crate::api) async fn retrieve(
     Authenticated(access): Authenticated,
     Path(name): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    if access.allows(&name) && api.gateway.router.names().any(|known| known == name) {
+    if api.gateway.allows(&access, &name) && api.gateway.router.names().any(|known| known == name) {
         return Ok(Json(model(&api, &name)));
     }
     Err(gateway::Error::from(router::Error::UnknownModel(name)).into())

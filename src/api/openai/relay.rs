@@ -54,7 +54,7 @@ struct Known {
 
 /// Looks at a body without taking it apart. A field that stands twice is refused: of two values one would be
 /// authorised, and the other run.
-pub(super) fn peek(bytes: Bytes) -> Result<Peeked, ApiError> {
+pub(super) fn peek(bytes: Bytes, deployment: Option<&str>) -> Result<Peeked, ApiError> {
     let Fields(values) = body::decode(&bytes)?;
     if let Some((name, _)) = values.iter().find(|(name, _)| is_disguised(name)) {
         let message = format!("{name:?} is another spelling of a field that this server acts on");
@@ -76,7 +76,10 @@ pub(super) fn peek(bytes: Bytes) -> Result<Peeked, ApiError> {
         fields,
         model: String::new(),
     };
-    let model: Option<String> = peeked.field("model")?;
+    let model = match deployment {
+        Some(name) => Some(name.to_owned()),
+        None => peeked.field("model")?,
+    };
     let missing = || ApiError::invalid(Some("model"), "missing field `model`");
     peeked.model = model.ok_or_else(missing)?;
     Ok(peeked)

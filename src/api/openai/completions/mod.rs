@@ -22,7 +22,7 @@ use crate::api::error::ApiError;
 use crate::types::Endpoint;
 
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
-    let peeked = match peek(bytes) {
+    let peeked = match peek(bytes, asked.deployment()) {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
     };
