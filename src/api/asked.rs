@@ -25,7 +25,8 @@ pub(super) struct Asked {
     arrived: Instant,
     access: Arc<Access>,
     /// What comes from inside has no client that waits for it.
-    inside: Option<Paying>,
+    inside: bool,
+    paying: Paying,
     deployment: Option<Deployment>,
 }
 
@@ -38,9 +39,10 @@ impl Asked {
 
     /// The class of a request that asks for this one, or for none.
     pub(super) fn class(&self, asked: Option<Class>) -> Class {
-        match self.inside {
-            Some(_) => Class::Batch,
-            None => self.access.class(asked),
+        if self.inside {
+            Class::Batch
+        } else {
+            self.access.class(asked)
         }
     }
 
@@ -59,7 +61,7 @@ impl Asked {
             end_user,
             endpoint,
             model: model.to_owned(),
-            paying: self.inside.unwrap_or_default(),
+            paying: self.paying,
             arrived: self.arrived,
             body,
         }
@@ -98,7 +100,8 @@ impl FromRequestParts<Arc<Api>> for Asked {
             arrived,
             access,
             deployment: parts.extensions.get().cloned(),
-            inside: parts.extensions.get::<Inside>().map(|inside| inside.paying),
+            inside: parts.extensions.get::<Inside>().is_some(),
+            paying: parts.extensions.get().copied().unwrap_or_default(),
         })
     }
 }

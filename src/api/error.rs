@@ -194,6 +194,29 @@ impl ApiError {
         )
     }
 
+    /// 409: the same request came a moment ago.
+    pub(super) fn still_runs() -> Self {
+        let message = "a request with this idempotency key is still running";
+        Self::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            Some("idempotency_key_in_use"),
+            message,
+        )
+        .retry_after(SOON_S)
+    }
+
+    /// 422: a key is one request's.
+    pub(super) fn another_request() -> Self {
+        let message = "this idempotency key was used for another request";
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_request_error",
+            Some("idempotency_key_reused"),
+            message,
+        )
+    }
+
     /// 415
     pub(super) fn unknown_encoding() -> Self {
         Self::new(

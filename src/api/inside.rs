@@ -15,7 +15,7 @@ use super::error::ApiError;
 use crate::batch::{Answered, Asked, Door};
 use crate::gateway;
 use crate::tenancy::Access;
-use crate::types::{Paying, RequestId};
+use crate::types::RequestId;
 
 /// Rides on a request that comes from inside; no client can send it along.
 #[derive(Clone)]
@@ -24,8 +24,6 @@ pub(super) struct Inside {
     pub(super) access: Arc<Access>,
     /// What it is called.
     pub(super) request: RequestId,
-    /// When it pays.
-    pub(super) paying: Paying,
 }
 
 /// The routes that clients reach, without a network between.
@@ -46,13 +44,13 @@ impl InnerDoor {
         let inside = Inside {
             access: access.map_err(gateway::Error::from)?,
             request: asked.request,
-            paying: asked.paying,
         };
         let request = Request::builder()
             .method(Method::POST)
             .uri(asked.endpoint.path())
             .header(header::CONTENT_TYPE, "application/json")
             .extension(inside)
+            .extension(asked.paying)
             .body(Body::from(asked.body))
             .map_err(|_| ApiError::internal())?;
         match self.routes.clone().oneshot(request).await {

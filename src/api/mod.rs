@@ -13,6 +13,7 @@ mod openai;
 mod organization;
 mod path;
 mod query;
+mod repeat;
 mod request_id;
 mod routes;
 mod server;

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderValue;
 
 use super::inside::Inside;
-use super::transport;
+use super::{Shared, transport};
 use crate::types::RequestId;
 
 /// When a request came.
@@ -17,7 +17,7 @@ pub(super) struct Arrived(pub(super) Instant);
 
 /// Mints the id, hands it to the handlers and puts it on the answer. A client's own `x-request-id` is
 /// not taken up: it could name another's request.
-pub(super) async fn mint(mut request: Request, next: Next) -> Response {
+pub(super) async fn mint(State(api): Shared, mut request: Request, next: Next) -> Response {
     let inside = request.extensions().get::<Inside>();
     let id = inside.map_or_else(RequestId::mint, |inside| inside.request);
     let arrived = Instant::now();
@@ -26,7 +26,7 @@ pub(super) async fn mint(mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     request.extensions_mut().insert(id);
     request.extensions_mut().insert(Arrived(arrived));
-    let mut response = transport::carry(request, next).await;
+    let mut response = transport::carry(&api, request, next).await;
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert("x-request-id", value);
     }

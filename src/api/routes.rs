@@ -67,7 +67,7 @@ fn kept() -> [Route; 10] {
         ("/v1/uploads/{upload}/parts", form(post(uploads::add_part))),
         ("/v1/uploads/{upload}/complete", post(uploads::complete)),
         ("/v1/uploads/{upload}/cancel", post(uploads::cancel)),
-        ("/v1/batches", get(batches::list).post(batches::create)),
+        ("/v1/batches", post(batches::create).get(batches::list)),
         ("/v1/batches/{batch}", get(batches::retrieve)),
         ("/v1/batches/{batch}/cancel", post(batches::cancel)),
     ]
@@ -145,15 +145,15 @@ pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
         .fold(axum::Router::new(), add)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(api)
-        // From the inside out. A body is bounded before a handler reads it.
-        .layer(DefaultBodyLimit::max(edge.max_body_bytes))
-        // A panic of a handler is one broken answer in the envelope, not a broken connection.
+        .with_state(Arc::clone(&api))
+        // From the inside out. A panic of a handler is one broken answer in the envelope, not a broken connection.
         .layer(CatchPanicLayer::custom(panicked))
         // Browsers ask first whether they may, without a key, and read errors as well.
         .layer(cors(&edge.cors_origins))
-        // Outermost: whatever happens inside, the answer has its id and the log its line.
-        .layer(axum::middleware::from_fn(request_id::mint));
+        // Whatever happens inside, the answer has its id and the log its line.
+        .layer(axum::middleware::from_fn_with_state(api, request_id::mint))
+        // Whoever reads a body reads no more than that.
+        .layer(DefaultBodyLimit::max(edge.max_body_bytes));
     azure::beside(routes)
 }
 

@@ -1,5 +1,7 @@
 //! Bodies that are compressed on their way, in either direction.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -11,6 +13,7 @@ use tower_http::compression::{Compression, CompressionLevel};
 use tower_http::decompression::RequestDecompression;
 
 use super::error::ApiError;
+use super::{Api, repeat};
 
 /// Shorter answers are sent as they are.
 const WORTH_IT_BYTES: u64 = 2048;
@@ -18,19 +21,19 @@ const WORTH_IT_BYTES: u64 = 2048;
 const KNOWN: [&str; 3] = ["gzip", "zstd", "identity"];
 
 /// Answers a request, and undoes and does what its client wants done to bodies. Most want nothing, and pay nothing for it.
-pub(super) async fn carry(request: Request, next: Next) -> Response {
+pub(super) async fn carry(api: &Arc<Api>, request: Request, next: Next) -> Response {
     let encoding = request.headers().get(CONTENT_ENCODING);
     let known = |name: &str| KNOWN.iter().any(|known| name.eq_ignore_ascii_case(known));
     match encoding.map(|name| name.to_str().is_ok_and(known)) {
-        None => compressed(request, next).await,
+        None => compressed(api, request, next).await,
         Some(false) => ApiError::unknown_encoding().into_response(),
-        Some(true) => decompressed(request, next).await,
+        Some(true) => decompressed(api, request, next).await,
     }
 }
 
-async fn decompressed(request: Request, next: Next) -> Response {
+async fn decompressed(api: &Arc<Api>, request: Request, next: Next) -> Response {
     let inner = service_fn(|request: http::Request<_>| {
-        let answer = compressed(request.map(Body::new), next.clone());
+        let answer = compressed(api, request.map(Body::new), next.clone());
         async { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let plain = RequestDecompression::new(inner).gzip(true).zstd(true);
@@ -40,11 +43,15 @@ async fn decompressed(request: Request, next: Next) -> Response {
     }
 }
 
-async fn compressed(request: Request, next: Next) -> Response {
+async fn compressed(api: &Arc<Api>, request: Request, next: Next) -> Response {
     if !request.headers().contains_key(ACCEPT_ENCODING) {
-        return next.run(request).await;
+        return repeat::once(api, request, next).await;
     }
-    let packed = Compression::new(next)
+    let inner = service_fn(|request| {
+        let answer = repeat::once(api, request, next.clone());
+        async { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let packed = Compression::new(inner)
         .gzip(true)
         .zstd(true)
         .quality(CompressionLevel::Fastest)

@@ -196,6 +196,9 @@ async fn join(
     let replica = membership.now();
     store.join(&replica).await?;
     // Alone, nobody else can be alive.
+    if lease.is_none() {
+        store.lose_keys().await?;
+    }
     let recovered = store.recover(&replica, lease.unwrap_or_default()).await?;
     if !recovered.is_empty() {
         let rows = recovered.len();

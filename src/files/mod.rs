@@ -1,4 +1,4 @@
-//! The content of files, which the store keeps in pieces.
+//! What is kept for a while: the content of files, in pieces, and answers for those who ask again.
 
 use std::sync::Arc;
 
@@ -241,6 +241,10 @@ pub async fn sweep(store: Arc<dyn Store>, stop: tokio_util::sync::CancellationTo
             return;
         }
         more = FileStore::sweep(&*store, Timestamp::now()).await;
+        if matches!(more, Ok(false)) {
+            let forgotten = store.forget_answers(Timestamp::now() - ABANDONED).await;
+            more = forgotten.map(|()| false);
+        }
         if let Err(error) = &more {
             tracing::warn!(%error, "old files could not be removed");
         }

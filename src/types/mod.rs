@@ -21,6 +21,7 @@ mod paying;
 mod ports;
 mod progress;
 mod relay;
+mod replay;
 mod replica;
 mod tenant;
 mod tool_format;
@@ -55,6 +56,7 @@ pub use ports::{
 };
 pub use progress::{Count, Progress};
 pub use relay::{Field, Relay};
+pub use replay::{Repeatable, Repeated, Replay, ReplayStore};
 pub use replica::{Membership, Replica};
 pub use tenant::{Act, Actor, ApiKey, AuditRow, Holder, Organisation, Project, SecretHash};
 pub use tool_format::ToolFormat;

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::{
     Act, Actor, ApiKey, AuditRow, BatchStore, Charge, ChargeRow, Checkpoint, FileStore, Holder,
     Invoice, KeyId, LimitSet, Money, Notice, Organisation, OrganisationId, Period, Project,
-    ProjectId, Replica, ReplicaId, RequestId, Scope, SecretHash, Sent, Usage, UsageQuery, UsageRow,
+    ProjectId, ReplayStore, Replica, ReplicaId, RequestId, Scope, SecretHash, Sent, Usage,
+    UsageQuery, UsageRow,
 };
 
 /// Why the store gave no answer.
@@ -333,7 +334,9 @@ pub trait Outbox: Send + Sync {
 
 /// Everything that is kept, in one database.
 #[async_trait]
-pub trait Store: TenantStore + Ledger + InvoiceStore + Outbox + FileStore + BatchStore {
+pub trait Store:
+    TenantStore + Ledger + InvoiceStore + Outbox + FileStore + BatchStore + ReplayStore
+{
     /// Claims the store for a process that serves from it.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ def test_a_prompt_longer_than_the_context_says_so(client, stream):
         ("response_format", {"type": "grammar"}, "response_format.type"),
         ("tools", [{"type": "custom", "custom": {"name": "x"}}], "tools[0].type"),
         ("modalities", ["text", "audio"], "modalities"),
-        ("prediction", {"type": "content", "content": "x"}, "prediction"),
+        ("web_search_options", {}, "web_search_options"),
     ],
 )
 def test_what_is_not_supported_yet_is_named(client, name, value, param):
@@ -60,6 +60,8 @@ def test_what_is_not_supported_yet_is_named(client, name, value, param):
         ("frequency_penalty", 3),
         ("logit_bias", {"1": 101}),
         ("tool_choice", "required"),
+        ("reasoning_effort", "enormous"),
+        ("verbosity", "chatty"),
     ],
 )
 def test_a_value_out_of_range_is_named(client, name, value):

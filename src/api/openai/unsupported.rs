@@ -41,10 +41,6 @@ pub(super) fn never(_: &Value) -> bool {
     false
 }
 
-pub(super) fn no(value: &Value) -> bool {
-    *value == Value::Bool(false)
-}
-
 /// An empty list or object.
 pub(super) fn empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)

@@ -35,6 +35,8 @@ mod invoices;
 mod ledger;
 #[path = "../sql/notices.rs"]
 mod notices;
+#[path = "../sql/replays.rs"]
+mod replays;
 #[path = "../sql/rows.rs"]
 mod rows;
 #[path = "../sql/slices.rs"]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::rows::{foreign, ms, time};
-use super::{BEGIN, Backend};
+use super::{BEGIN, Backend, Connection};
 use crate::types::{
     Batch, BatchCounts, BatchHold, BatchId, BatchLine, BatchStatus, BatchStep, BatchStore,
     BatchTimes, Caller, Endpoint, LineOutcome, Page, ProjectId, ReplicaId, RequestId, StoreError,
@@ -262,14 +262,21 @@ impl BatchStore for Backend {
     }
 
     async fn is_paid(&self, request: &RequestId) -> Result<bool, StoreError> {
-        let rows: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM charge WHERE request_id = $1 AND state <> 'absorbed'",
-        )
-        .bind(request.to_string())
-        .fetch_one(&self.readers)
-        .await?;
-        Ok(rows > 0)
+        is_paid(&mut *self.readers.acquire().await?, &request.to_string()).await
     }
+}
+
+pub(super) async fn is_paid(
+    connection: &mut Connection,
+    request: &str,
+) -> Result<bool, StoreError> {
+    let rows: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM charge WHERE request_id = $1 AND state <> 'absorbed'",
+    )
+    .bind(request)
+    .fetch_one(connection)
+    .await?;
+    Ok(rows > 0)
 }
 
 fn lasts(hold: &BatchHold) -> i64 {

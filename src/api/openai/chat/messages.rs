@@ -184,7 +184,8 @@ impl WireMessage {
             Some(Content::Parts(parts)) => joined(parts, &at("content"))?,
             None => match self.refusal {
                 Some(refusal) if role == Role::Assistant => refusal,
-                _ if !calls.is_empty() => String::new(),
+                // Whose turn was nothing but calls, or nothing at all.
+                _ if role == Role::Assistant => String::new(),
                 _ => return refused("content", "the message has no content"),
             },
         };

@@ -13,10 +13,12 @@ use crate::api::error::ApiError;
 use crate::api::openai::sampling::{
     Stop, StreamOptions, Tier, WireSampling, choices, max_tokens, min_tokens, stops,
 };
-use crate::api::openai::unsupported::{field, never, no, refuse, text_modality};
+use crate::api::openai::unsupported::{field, never, refuse, text_modality};
 use crate::types::{Chat, Class, Format, Generate, Prompt};
 
 const MAX_TOP_LOGPROBS: u8 = 20;
+const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
+const VERBOSITIES: [&str; 3] = ["low", "medium", "high"];
 
 #[derive(Deserialize)]
 pub(in crate::api) struct Request {
@@ -56,12 +58,11 @@ pub(in crate::api) struct Request {
     // Known, and refused unless they ask for nothing:
     modalities: Option<Value>,
     audio: Option<Value>,
-    prediction: Option<Value>,
     web_search_options: Option<Value>,
-    reasoning_effort: Option<Value>,
-    verbosity: Option<Value>,
+    // Known, and of no effect on the models that run here: how long to think, and how much to say.
+    reasoning_effort: Option<String>,
+    verbosity: Option<String>,
     service_tier: Option<Tier>,
-    store: Option<Value>,
 }
 
 /// `response_format`
@@ -155,14 +156,24 @@ impl Request {
         refuse(&[
             field("modalities", &self.modalities, text_modality),
             field("audio", &self.audio, never),
-            field("prediction", &self.prediction, never),
             field("web_search_options", &self.web_search_options, never),
-            field("reasoning_effort", &self.reasoning_effort, |value| {
-                value == "none"
-            }),
-            field("verbosity", &self.verbosity, |value| value == "medium"),
-            field("store", &self.store, no),
-        ])
+        ])?;
+        one_of(
+            "reasoning_effort",
+            self.reasoning_effort.as_deref(),
+            &EFFORTS,
+        )?;
+        one_of("verbosity", self.verbosity.as_deref(), &VERBOSITIES)
+    }
+}
+
+fn one_of(param: &str, value: Option<&str>, words: &[&str]) -> Result<(), ApiError> {
+    match value {
+        Some(value) if !words.contains(&value) => {
+            let message = format!("{param} must be one of {}", words.join(", "));
+            Err(ApiError::invalid(Some(param), &message))
+        }
+        _ => Ok(()),
     }
 }
 

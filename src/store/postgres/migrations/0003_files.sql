@@ -84,3 +84,21 @@ CREATE TABLE batch_line (
     body       TEXT,
     PRIMARY KEY (batch_id, line)
 );
+
+-- Requests that clients may send again under the same key, with the answer once it is there.
+CREATE TABLE repeatable (
+    project_id    TEXT   NOT NULL,
+    key           TEXT   NOT NULL,
+    fingerprint   TEXT   NOT NULL,
+    request_id    TEXT   NOT NULL,
+    created_ms    BIGINT NOT NULL,
+    -- Until when whoever runs it is to be heard of.
+    held_until_ms BIGINT NOT NULL,
+    kind          TEXT,
+    body          BYTEA,
+    -- 1, where an answer was charged and lost.
+    paid          BIGINT NOT NULL DEFAULT 0,
+    PRIMARY KEY (project_id, key)
+);
+
+CREATE INDEX repeatable_by_age ON repeatable (created_ms);
