@@ -74,6 +74,8 @@ pub struct Ask<T> {
 pub struct Served {
     /// The model, by the name that it was asked for.
     pub model: Arc<str>,
+    /// What that name meant when the request came.
+    pub revision: Arc<str>,
     /// The worker that runs it.
     pub worker: Arc<str>,
     /// How long the request waited for a slot.

@@ -129,6 +129,7 @@ impl Tries {
             } else {
                 ask.model.as_str().into()
             },
+            revision: Arc::clone(&self.plan.revision),
             worker: slot.worker(),
             queued: self.queued,
             standing: self.standing.clone(),

@@ -16,9 +16,9 @@ def no_ambient_settings():
         yield
 
 
-def running(folder, config=CONFIG):
+def running(folder, config=CONFIG, until="/ready"):
     try:
-        server = Server(folder, config)
+        server = Server(folder, config, until)
     except RuntimeError as error:
         # One clear message, not the traceback of a fixture; and a failure, never a skip.
         pytest.fail(str(error), pytrace=False)

@@ -34,7 +34,8 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    def __init__(self, folder: Path, config: Path = CONFIG):
+    def __init__(self, folder: Path, config: Path = CONFIG, until: str = "/ready"):
+        self.until = until
         self.binary = binary()
         self.config = config
         port, metrics_port = free_ports(2)
@@ -69,12 +70,12 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"forebay serve ended with {self.process.returncode}:\n{self.log_tail()}")
             try:
-                if httpx.get(f"{self.url}/ready", trust_env=False, timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}{self.until}", trust_env=False, timeout=5).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.1)
-        raise RuntimeError(f"/ready gave no 200 within {READY_SECONDS} s:\n{self.log_tail()}")
+        raise RuntimeError(f"{self.until} gave no 200 within {READY_SECONDS} s:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])

@@ -16,6 +16,8 @@ pub(super) fn finite(logprob: f32) -> f32 {
 #[derive(Serialize)]
 pub(super) struct Logprobs {
     content: Vec<Token>,
+    /// No model here refuses in a way of its own.
+    refusal: Option<Vec<Token>>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +40,7 @@ impl Logprobs {
     pub(super) fn new(asked: bool, tokens: Vec<TokenLogprob>) -> Option<Self> {
         asked.then(|| Self {
             content: tokens.into_iter().map(Token::from).collect(),
+            refusal: None,
         })
     }
 }

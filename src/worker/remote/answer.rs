@@ -1,6 +1,6 @@
 //! An answer as it comes from a worker.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::Timeouts;
-use super::chunk::{Chunk, Names, whole};
+use super::chunk::{Chunk, Names, completed, ends, is_incomplete, usage_frame, whole};
 use super::frames::Frames;
 use crate::types::{Count, Event, Events, Failure, Progress, Usage};
 
@@ -86,11 +86,14 @@ pub(super) async fn read_whole(
 ) -> Result<Events, Failure> {
     let body = Limited::new(body, LONGEST_BODY).collect().await;
     let body = body.map_err(|_| Failure::Broken("its answer broke off".into()))?;
-    let (body, told) = whole(&body.to_bytes(), names)?;
+    let (mut body, told) = whole(&body.to_bytes(), names)?;
     if !bounds.take(progress, told, 0) {
         // English has about four bytes a token.
         let tokens = u32::try_from(body.len() / 4).unwrap_or(u32::MAX);
         progress.advance_by(tokens.max(1).min(bounds.most().unwrap_or(u32::MAX)));
+    }
+    if is_incomplete(&body, told) {
+        body = completed(body, usage(progress));
     }
     let events = [
         Event::Relay {
@@ -124,7 +127,13 @@ pub(super) struct Reading {
     /// Frames that held something that was generated.
     tokens: u32,
     /// Choices that have ended.
-    ended: usize,
+    ended: BTreeSet<u32>,
+    /// A tool was called.
+    calls: bool,
+    /// When the answer was begun, as the worker says.
+    created: Option<i64>,
+    /// The client was told of what was used.
+    showed_usage: bool,
     /// What the worker said last of what was used.
     told: Option<Count>,
     /// Frames on their way to the client: they wait for the first token, since until then another worker may do it all.
@@ -158,7 +167,10 @@ impl Reading {
             last: dispatched,
             text: tells_text.then(String::new),
             tokens: 0,
-            ended: 0,
+            ended: BTreeSet::new(),
+            calls: false,
+            created: None,
+            showed_usage: false,
             told: None,
             out: BytesMut::new(),
             tail: BytesMut::new(),
@@ -251,7 +263,9 @@ impl Reading {
                 self.bounds.take(&self.progress, Some(told), self.tokens);
             }
         }
-        self.ended += chunk.ends;
+        self.created = self.created.or(chunk.created);
+        self.calls |= chunk.calls;
+        self.showed_usage |= chunk.is_usage;
         match (&mut self.text, &chunk.text) {
             (Some(all), Some(text)) => all.push_str(text),
             (all, _) => *all = None,
@@ -260,10 +274,12 @@ impl Reading {
             return Ok(());
         }
         // Whoever goes on with an answer opens none.
-        if self.bounds.carried > 0 && !chunk.has_token && chunk.ends == 0 && !chunk.is_usage {
+        if self.bounds.carried > 0 && !chunk.has_token && chunk.ends.is_empty() && !chunk.is_usage {
             return Ok(());
         }
-        let to = if chunk.ends > 0 || chunk.is_usage {
+        let is_end = !chunk.ends.is_empty();
+        self.ended.extend(chunk.ends);
+        let to = if is_end || chunk.is_usage {
             &mut self.tail
         } else {
             &mut self.out
@@ -296,6 +312,7 @@ impl Reading {
         self.over = true;
         self.bounds.take(&self.progress, self.told, self.tokens);
         self.flush();
+        self.wind_up();
         self.tail.extend_from_slice(b"data: [DONE]\n\n");
         let frames = self.tail.split().freeze();
         let usage = usage(&self.progress);
@@ -311,9 +328,38 @@ impl Reading {
         self.ready.extend(last.map(Ok));
     }
 
-    /// Some servers close where others say `[DONE]`.
+    /// Brings what the worker has left out: the end of each choice, and the usage where the client wants to see it.
+    fn wind_up(&mut self) {
+        let now = || jiff::Timestamp::now().as_second();
+        let created = self.created.unwrap_or_else(now);
+        let open = (0..self.bounds.answers).filter(|index| !self.ended.contains(index));
+        let mut frames = ends(&self.names, created, open, self.calls);
+        if self.shows_usage && !self.showed_usage {
+            frames.push(usage_frame(&self.names, created, usage(&self.progress)));
+        }
+        // The worker's own usage stands behind the ends.
+        let told = self.tail.split();
+        let (before, behind) = if self.showed_usage {
+            (&[][..], &told[..])
+        } else {
+            (&told[..], &[][..])
+        };
+        self.tail.extend_from_slice(before);
+        for frame in frames {
+            let frame = format!("data: {frame}\n\n");
+            self.tail.extend_from_slice(frame.as_bytes());
+        }
+        self.tail.extend_from_slice(behind);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.ended.len() >= self.bounds.answers as usize
+    }
+
+    /// Some servers close where others say `[DONE]`, and some where others say that the answer has ended. One that breaks off
+    /// doesn't close in order.
     fn end_of_body(&mut self) {
-        if self.ended >= self.bounds.answers as usize {
+        if self.is_whole() || self.tokens > 0 {
             self.end();
         } else {
             self.fail(Failure::Broken("its answer has no end".into()));
@@ -322,7 +368,7 @@ impl Reading {
 
     /// What was read before goes out before. An answer whose choices have all ended is whole, whatever follows.
     fn fail(&mut self, failure: Failure) {
-        if self.ended >= self.bounds.answers as usize {
+        if self.is_whole() {
             return self.end();
         }
         self.over = true;

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
-use crate::types::{Count, Failure};
+use crate::types::{Count, Endpoint, Failure, Usage};
 
 /// The fields of a chunk or of a whole answer that are looked at.
 #[derive(Deserialize)]
@@ -14,6 +15,7 @@ struct Parts<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     model: Option<&'a RawValue>,
+    created: Option<i64>,
     #[serde(borrow)]
     choices: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -24,6 +26,8 @@ struct Parts<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(default)]
+    index: u32,
     #[serde(borrow)]
     finish_reason: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -71,8 +75,12 @@ pub(super) struct Chunk {
     pub(super) json: Vec<u8>,
     /// Something was generated.
     pub(super) has_token: bool,
-    /// Choices that it ends.
-    pub(super) ends: usize,
+    /// A tool is called in it.
+    pub(super) calls: bool,
+    /// When the answer was begun, as the worker says.
+    pub(super) created: Option<i64>,
+    /// The choices that it ends.
+    pub(super) ends: Vec<u32>,
     /// It holds no choice: it is there for the usage alone.
     pub(super) is_usage: bool,
     /// What the worker says was used until now.
@@ -85,6 +93,8 @@ pub(super) struct Chunk {
 pub(super) struct Names {
     pub(super) id: String,
     pub(super) model: String,
+    /// The door that the client came in by.
+    pub(super) endpoint: Endpoint,
 }
 
 impl Chunk {
@@ -110,10 +120,13 @@ impl Chunk {
         Ok(Self {
             json: changes.apply(),
             has_token: choices.iter().any(Choice::has_token),
+            calls: choices.iter().any(Choice::calls),
+            created: parts.created,
             ends: choices
                 .iter()
                 .filter(|choice| choice.finish_reason.is_some())
-                .count(),
+                .map(|choice| choice.index)
+                .collect(),
             is_usage,
             usage: parts.usage.and_then(count),
             text: match choices.as_slice() {
@@ -134,6 +147,91 @@ pub(super) fn whole(body: &[u8], names: &Names) -> Result<(Vec<u8>, Option<Count
     let mut changes = Changes::new(body);
     changes.rename(&parts, names);
     Ok((changes.apply(), parts.usage.and_then(count)))
+}
+
+/// A whole answer with what a worker may leave out and clients look for: each choice's end, and the usage.
+pub(super) fn completed(body: Vec<u8>, usage: Usage) -> Vec<u8> {
+    let Ok(mut whole) = serde_json::from_slice::<Map<String, Value>>(&body) else {
+        return body;
+    };
+    let choices = whole.get_mut("choices").and_then(Value::as_array_mut);
+    let choices = choices.into_iter().flatten();
+    for choice in choices.filter_map(Value::as_object_mut) {
+        let calls = choice
+            .get("message")
+            .and_then(|message| message.get("tool_calls"));
+        let calls = calls
+            .and_then(Value::as_array)
+            .is_some_and(|calls| !calls.is_empty());
+        let reason = choice.entry("finish_reason").or_insert(Value::Null);
+        if reason.is_null() {
+            *reason = finish(calls).into();
+        }
+    }
+    let told = whole.entry("usage").or_insert(Value::Null);
+    if told.is_null() {
+        *told = usage_object(usage);
+    }
+    serde_json::to_vec(&whole).unwrap_or(body)
+}
+
+/// Whether a whole answer lacks what [`completed`] brings. By its bytes: a name in a text has other quotes.
+pub(super) fn is_incomplete(body: &[u8], told: Option<Count>) -> bool {
+    let has = |what: &str| memchr::memmem::find(body, what.as_bytes()).is_some();
+    told.is_none()
+        || !has(r#""finish_reason""#)
+        || has(r#""finish_reason":null"#)
+        || has(r#""finish_reason": null"#)
+}
+
+/// The end of choices of which a worker said none, and the usage that a client wants to see.
+pub(super) fn ends(
+    names: &Names,
+    created: i64,
+    open: impl Iterator<Item = u32>,
+    calls: bool,
+) -> Vec<Value> {
+    let ending = |index| {
+        let mut choice = json!({"index": index, "finish_reason": finish(calls), "logprobs": null});
+        match names.endpoint {
+            Endpoint::Chat => choice["delta"] = json!({}),
+            Endpoint::Completions | Endpoint::Embeddings => choice["text"] = json!(""),
+        }
+        names.frame(created, vec![choice])
+    };
+    open.map(ending).collect()
+}
+
+pub(super) fn usage_frame(names: &Names, created: i64, usage: Usage) -> Value {
+    let mut frame = names.frame(created, Vec::new());
+    frame["usage"] = usage_object(usage);
+    frame
+}
+
+fn usage_object(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens(),
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    })
+}
+
+fn finish(calls: bool) -> &'static str {
+    if calls { "tool_calls" } else { "stop" }
+}
+
+impl Names {
+    fn frame(&self, created: i64, choices: Vec<Value>) -> Value {
+        let text = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Completions | Endpoint::Embeddings => "text_completion",
+        };
+        json!({
+            "id": text(&self.id), "object": object, "created": created, "model": text(&self.model),
+            "choices": choices,
+        })
+    }
 }
 
 fn parts(data: &[u8]) -> Result<Parts<'_>, Failure> {
@@ -166,6 +264,11 @@ impl Choice<'_> {
     fn has_token(&self) -> bool {
         let delta = self.delta.as_ref();
         holds(self.text) || delta.is_some_and(|delta| holds(delta.content) || delta.has_more())
+    }
+
+    fn calls(&self) -> bool {
+        let delta = self.delta.as_ref();
+        delta.is_some_and(|delta| holds(delta.tool_calls))
     }
 
     /// Its content, where it has nothing else.
@@ -280,6 +383,7 @@ mod tests {
         Names {
             id: "\"own\"".into(),
             model: "\"asked\"".into(),
+            endpoint: Endpoint::Chat,
         }
     }
 
@@ -300,7 +404,7 @@ mod tests {
             text,
             r#"{"id":"own","model" : "asked","choices":[{"index":0,"delta":{"content":"\"model\":\"x\" 水"},"finish_reason":null}],"x":{"model":1}}"#
         );
-        assert!(chunk.has_token && chunk.ends == 0 && !chunk.is_usage);
+        assert!(chunk.has_token && chunk.ends.is_empty() && !chunk.is_usage);
     }
 
     #[test]
@@ -370,7 +474,40 @@ mod tests {
             ),
         ] {
             let chunk = read(json, false).1;
-            assert_eq!((chunk.has_token, chunk.ends), (has_token, ends), "{json}");
+            assert_eq!(
+                (chunk.has_token, chunk.ends.len()),
+                (has_token, ends),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_whole_answer_gets_the_end_and_the_usage_that_its_worker_left_out() {
+        let usage = Usage {
+            prompt_tokens: 3,
+            cached_tokens: 0,
+            completion_tokens: 2,
+        };
+        let good = r#"{"choices":[{"finish_reason":"length","message":{"content":"\"finish_reason\":null"}}]}"#;
+        let told = Some(Count::default());
+        assert!(!is_incomplete(good.as_bytes(), told) && is_incomplete(good.as_bytes(), None));
+        for (choice, reason) in [
+            (r#"{"message":{"content":"a"}}"#, "stop"),
+            (
+                r#"{"message":{"tool_calls":[{}]},"finish_reason": null}"#,
+                "tool_calls",
+            ),
+            (
+                r#"{"message":{"tool_calls":[]},"finish_reason":null}"#,
+                "stop",
+            ),
+        ] {
+            let body = format!(r#"{{"choices":[{choice}],"usage":null}}"#);
+            assert!(is_incomplete(body.as_bytes(), told), "{body}");
+            let whole: Value = serde_json::from_slice(&completed(body.into(), usage)).unwrap();
+            assert_eq!(whole["choices"][0]["finish_reason"], reason);
+            assert_eq!(whole["usage"]["total_tokens"], 5);
         }
     }
 

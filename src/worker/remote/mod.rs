@@ -177,6 +177,7 @@ impl Remote {
         let names = Names {
             id: name(&job.id),
             model: name(&job.asked),
+            endpoint: relay.endpoint,
         };
         let (dispatched, limit) = (Instant::now(), self.timeouts.answer);
         let path = relay.endpoint.path();

@@ -36,6 +36,7 @@ pub(super) struct Chat {
     pub(super) id: String,
     pub(super) created: i64,
     pub(super) model: String,
+    pub(super) fingerprint: String,
     pub(super) manner: Manner,
 }
 
@@ -47,6 +48,7 @@ pub(super) struct Completion {
     model: String,
     choices: Vec<WholeChoice>,
     usage: WireUsage,
+    system_fingerprint: String,
 }
 
 #[derive(Serialize)]
@@ -88,6 +90,7 @@ pub(super) struct Chunk {
     object: &'static str,
     created: i64,
     model: String,
+    system_fingerprint: String,
     choices: Vec<ChunkChoice>,
     /// Null on every chunk but the last, and not there at all where it wasn't asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +150,7 @@ impl Chat {
             model: self.model,
             choices: whole.choices.into_iter().enumerate().map(choice).collect(),
             usage: whole.usage.into(),
+            system_fingerprint: self.fingerprint,
         }
     }
 
@@ -156,6 +160,7 @@ impl Chat {
             object: "chat.completion.chunk",
             created: self.created,
             model: self.model.clone(),
+            system_fingerprint: self.fingerprint.clone(),
             choices,
             usage: self.manner.include_usage.then_some(usage),
         }

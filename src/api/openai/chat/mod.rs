@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use self::answer::Chat;
 use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
+use super::fingerprint;
 use super::relay::{self, Peeked, peek};
 use crate::api::asked::Asked;
 use crate::api::body::Raw;
@@ -59,6 +60,7 @@ async fn decoded(
         id,
         created: Timestamp::now().as_second(),
         model: served.model.to_string(),
+        fingerprint: fingerprint(&served),
         manner,
     };
     let response = if streams {

@@ -426,6 +426,7 @@ fn answering(fields: &Value) -> Chat {
     Chat {
         id: "chatcmpl-1".into(),
         created: 1,
+        fingerprint: "fp_1".into(),
         model: "m".into(),
         manner: request(fields).ok().unwrap().manner(),
     }

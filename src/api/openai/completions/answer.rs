@@ -14,6 +14,7 @@ pub(super) struct Text {
     id: String,
     created: i64,
     model: String,
+    fingerprint: String,
     asks_logprobs: bool,
     include_usage: bool,
     /// Of each choice, while it is streamed.
@@ -26,6 +27,7 @@ pub(super) struct Completion {
     object: &'static str,
     created: i64,
     model: String,
+    system_fingerprint: String,
     choices: Vec<Choice>,
     /// As on a chat's chunks.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +46,7 @@ impl Text {
     pub(super) fn new(
         id: String,
         created: i64,
-        model: String,
+        (model, fingerprint): (String, String),
         asks_logprobs: bool,
         include_usage: bool,
     ) -> Self {
@@ -52,6 +54,7 @@ impl Text {
             id,
             created,
             model,
+            fingerprint,
             asks_logprobs,
             include_usage,
             places: HashMap::new(),
@@ -79,6 +82,7 @@ impl Text {
             object: "text_completion",
             created: self.created,
             model: self.model.clone(),
+            system_fingerprint: self.fingerprint.clone(),
             choices,
             usage: self.include_usage.then_some(usage),
         }

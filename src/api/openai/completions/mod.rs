@@ -13,6 +13,7 @@ use self::answer::Text;
 use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
 use super::chat::observed;
+use super::fingerprint;
 use super::relay::{self, Peeked, peek};
 use crate::api::Api;
 use crate::api::Shared;
@@ -57,7 +58,7 @@ async fn decoded(
     let text = Text::new(
         id,
         Timestamp::now().as_second(),
-        served.model.to_string(),
+        (served.model.to_string(), fingerprint(&served)),
         asks_logprobs,
         include_usage,
     );

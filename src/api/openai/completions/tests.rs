@@ -157,7 +157,7 @@ fn log_probabilities_are_in_the_older_shape() {
 }
 
 fn text() -> Text {
-    Text::new("cmpl-1".into(), 1, "m".into(), true, true)
+    Text::new("cmpl-1".into(), 1, ("m".into(), "fp_1".into()), true, true)
 }
 
 #[test]
