@@ -30,6 +30,7 @@ TOOLS := $(CACHE)/tools
 VENV_TESTS := $(CACHE)/venv-tests
 VENV_LM_EVAL := $(CACHE)/venv-lm-eval
 VENV_BENCH := $(CACHE)/venv-bench
+VENV_CONFORMANCE := $(CACHE)/venv-conformance
 VENV_DENY := $(CACHE)/venv-deny
 # The tests find promtool and prometheus on PATH, wherever they come from.
 export PATH := $(PATH):$(TOOLS)/usr/bin
@@ -49,7 +50,7 @@ usage: build ## What was used on CONFIG's store, and what it costs
 
 # Threads that wait for one another sleep: spinning would take the cores from whoever they wait for, where
 # the machine has other things to do.
-test test-rust test-clients test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
+test test-rust test-clients conformance test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
 
 .PHONY: test
 test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
@@ -101,6 +102,10 @@ test-clients: setup-models setup-clients ## The OpenAI SDK against the running b
 test-lm-eval: setup-models setup-lm-eval ## lm-eval's score against one by hand; not part of test (its packages are 0.9 GB)
 	FOREBAY_BIN=$(BIN) $(VENV_LM_EVAL)/bin/python -m pytest -p no:cacheprovider tests/clients/test_lm_eval.py
 
+.PHONY: conformance
+conformance: setup-models setup-conformance ## OpenAI's SDK for Node, LangChain's own tests, litellm, llama-index, the AI SDK
+	FOREBAY_BIN=$(BIN) $(VENV_CONFORMANCE)/bin/python -m pytest -p no:cacheprovider -c tests/conformance/pytest.ini tests/conformance
+
 # Not part of test: each takes a good while.
 .PHONY: test-long
 test-long: setup-models ## The engine's isolation test in its long form: 3,200 answers; not part of test
@@ -144,6 +149,11 @@ setup-models: build ## The weights of the quickstart
 .PHONY: setup-clients
 setup-clients: ## The Python clients that the tests use
 	@deploy/setup/venv $(VENV_TESTS) tests/clients/requirements.txt
+
+.PHONY: setup-conformance
+setup-conformance: ## Other programs that know OpenAI's API, for Python and for Node
+	@deploy/setup/venv $(VENV_CONFORMANCE) tests/conformance/requirements.txt
+	@deploy/setup/node $(CACHE)/node-conformance tests/conformance
 
 .PHONY: setup-lm-eval
 setup-lm-eval: ## lm-eval and what it needs

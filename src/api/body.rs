@@ -45,7 +45,7 @@ fn unread(error: &BytesRejection) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
         ApiError::too_large()
     } else {
-        ApiError::invalid(None, "the request's body could not be read")
+        ApiError::unreadable("the request's body could not be read")
     }
 }
 

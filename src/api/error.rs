@@ -25,6 +25,8 @@ pub(super) struct ApiError {
     retry_after_s: Option<u64>,
     /// Clients that try again by themselves shall not.
     is_final: bool,
+    /// Not all of the body was read, so nothing else can come by the same connection.
+    closes: bool,
     standing: Option<Box<Standing>>,
 }
 
@@ -60,7 +62,21 @@ impl ApiError {
             body: Envelope { error },
             retry_after_s: None,
             is_final: false,
+            closes: matches!(
+                status,
+                StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::PAYLOAD_TOO_LARGE
+                    | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            ),
             standing: None,
+        }
+    }
+
+    /// 400: the body could not be read to its end.
+    pub(super) fn unreadable(message: &str) -> Self {
+        Self {
+            closes: true,
+            ..Self::invalid(None, message)
         }
     }
 
@@ -279,6 +295,10 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.closes {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
         if self.is_final {
             response

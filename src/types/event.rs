@@ -121,7 +121,7 @@ pub enum Failure {
     },
     /// Prompt and answer don't fit the model's context.
     #[error(
-        "this model takes {context} tokens, those of an answer included; {param} has at least {prompt}"
+        "this model's maximum context length is {context} tokens, those of an answer included; {param} has at least {prompt}"
     )]
     ContextLength {
         /// Tokens that one sequence may have.

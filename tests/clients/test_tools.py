@@ -92,6 +92,29 @@ def test_a_streamed_call_is_what_the_whole_call_is(exact_client, choice):
     assert json.loads(arguments) == json.loads(expected.function.arguments)
 
 
+class Place(BaseModel):
+    place: Literal["北京 🏮", "Zürich"]
+
+
+def test_several_calls_in_two_answers_are_put_together_as_they_are_in_whole_ones(exact_client):
+    tools = [function("weather", Place), function("clock", Zone)]
+    request = chat(QUESTION, max_tokens=120, tools=tools, tool_choice="required", n=2, temperature=0)
+    whole = exact_client.chat.completions.create(**request)
+    with exact_client.chat.completions.stream(**request) as stream:
+        streamed = stream.get_final_completion()
+
+    def said(answer):
+        return [
+            (choice.index, [(call.function.name, call.function.arguments) for call in choice.message.tool_calls])
+            for choice in answer.choices
+        ]
+
+    assert said(streamed) == said(whole)
+    assert len(whole.choices) == 2 and all(len(calls) >= 2 for _, calls in said(whole))
+    names = [name for _, calls in said(whole) for name, _ in calls]
+    assert set(names) <= {"weather", "clock"}
+
+
 def test_the_sdks_own_stream_puts_a_call_together(client):
     with client.chat.completions.stream(**asked(NAMED)) as stream:
         [choice] = stream.get_final_completion().choices

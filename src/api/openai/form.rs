@@ -95,10 +95,7 @@ async fn in_time<T>(
         if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
             ApiError::too_large()
         } else {
-            ApiError::invalid(
-                None,
-                "the form could not be read: it is cut off or malformed",
-            )
+            ApiError::unreadable("the form could not be read: it is cut off or malformed")
         }
     })
 }
