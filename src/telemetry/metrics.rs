@@ -69,6 +69,7 @@ struct Engines {
     kv_cells_limit: IntGaugeVec,
     adapters: IntGaugeVec,
     preemptions: IntCounterVec,
+    broken_off: IntCounterVec,
     prefix_tokens: IntCounterVec,
     draft_tokens: IntCounterVec,
     prefix_bytes: IntGaugeVec,
@@ -112,6 +113,8 @@ pub struct WorkerMetrics {
     pub adapters: IntGauge,
     /// Sequences that were put aside for a higher class.
     pub preemptions: IntCounter,
+    /// Steps of the batch class that made way for a request of a higher one.
+    pub broken_off: IntCounter,
     /// Prompt tokens for which a kept state was looked for.
     pub prefix_asked: IntCounter,
     /// Prompt tokens that a kept state saved.
@@ -130,7 +133,7 @@ pub struct WorkerMetrics {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerReading {
     gauges: [i64; 6],
-    counters: [u64; 8],
+    counters: [u64; 9],
 }
 
 impl WorkerMetrics {
@@ -145,12 +148,13 @@ impl WorkerMetrics {
         ]
     }
 
-    fn counters(&self) -> [&IntCounter; 8] {
+    fn counters(&self) -> [&IntCounter; 9] {
         [
             &self.steps,
             &self.prefill_tokens,
             &self.decode_tokens,
             &self.preemptions,
+            &self.broken_off,
             &self.prefix_asked,
             &self.prefix_found,
             &self.drafted,
@@ -240,6 +244,7 @@ impl Metrics {
             kv_cells_limit: self.engines.kv_cells_limit.with_label_values(&[worker]),
             adapters: self.engines.adapters.with_label_values(&[worker]),
             preemptions: self.engines.preemptions.with_label_values(&[worker]),
+            broken_off: self.engines.broken_off.with_label_values(&[worker]),
             prefix_asked: prefix_tokens("asked"),
             prefix_found: prefix_tokens("found"),
             drafted: draft_tokens("drafted"),
@@ -480,6 +485,7 @@ impl Engines {
         let restarts = "Times that an isolated worker's process died and was started again.";
         let tokens = "Tokens the engine computed, by phase: prefill or decode.";
         let cells = "Cells of the KV cache that hold a token.";
+        let broken_off = "Steps of the batch class that made way for a request of a higher one.";
         let aside = "Sequences put aside for one of a higher class.";
         let prefix =
             "Prompt tokens asked of the prefix cache, and those found in it: the hit ratio.";
@@ -516,6 +522,7 @@ impl Engines {
             )?,
             adapters: gauges(r, "adapters_loaded", "LoRA adapters loaded.", &["worker"])?,
             preemptions: counters(r, "preemptions_total", aside, &["worker"])?,
+            broken_off: counters(r, "steps_broken_off_total", broken_off, &["worker"])?,
             prefix_tokens: counters(r, "prefix_cache_tokens_total", prefix, &["worker", "what"])?,
             draft_tokens: counters(r, "draft_tokens_total", draft, &["worker", "what"])?,
             prefix_bytes: gauges(

@@ -5,7 +5,7 @@ fn counters_of_a_process_that_starts_anew_go_on_and_gauges_start_anew() {
     let metrics = Metrics::new().unwrap().worker("w");
     let reading = |running, steps| WorkerReading {
         gauges: [running, 0, 0, 0, 0, 0],
-        counters: [steps, 0, 0, 0, 0, 0, 0, 0],
+        counters: [steps, 0, 0, 0, 0, 0, 0, 0, 0],
     };
     let mut last = WorkerReading::default();
     metrics.follow(&mut last, reading(3, 10));

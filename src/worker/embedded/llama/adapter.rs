@@ -9,6 +9,7 @@ use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 
 use super::bank::{Bank, BankSettings};
 use super::model::{Model, check_file};
+use super::urgency::Urgency;
 use crate::types::Adapter;
 
 /// An adapter's matrices in memory.
@@ -22,13 +23,14 @@ pub(super) fn load<'a>(
     model: &'a Model,
     adapter: &Arc<Adapter>,
     settings: BankSettings,
+    urgency: &Arc<Urgency>,
 ) -> Result<Bank<'a>, String> {
     check_file(&adapter.path)?;
     check_kinds(&adapter.path)?;
     let loaded = alias(&model.weights)
         .lora_adapter_init(&adapter.path)
         .map_err(|error| format!("{}: {error}", adapter.path.display()))?;
-    let mut bank = Bank::new(model, settings)?;
+    let mut bank = Bank::new(model, settings, urgency)?;
     bank.adapt(adapter, Loaded(loaded))?;
     tracing::info!(adapter = %adapter.path.display(), scale = adapter.scale, "adapter loaded");
     Ok(bank)

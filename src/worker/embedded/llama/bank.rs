@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
@@ -17,7 +18,8 @@ use super::model::{Model, backend};
 use super::pace::Pace;
 use super::plan::{Reader, share, split};
 use super::sequence::{Logits, Next, Sequence};
-use crate::types::{Adapter, Failure};
+use super::urgency::{self, Turn, Urgency};
+use crate::types::{Adapter, Class, Failure};
 
 /// Tokens of one step when nobody generates: prompts go through as fast as they can.
 const FULL_STEP: usize = 512;
@@ -29,11 +31,16 @@ const LONG: usize = 1024;
 /// as fast as a step may: cut in small parts it would hold up the answers for longer, all in all.
 const PACED: usize = 512;
 
+/// What llama.cpp says of a batch that it was told to break off.
+const BROKEN_OFF: i32 = 2;
+
 /// A context and the sequences in it. Each has a stream of cells of its own, so that attention walks no
 /// other's.
 pub(super) struct Bank<'a> {
     pub(super) adapter: Option<Arc<Adapter>>,
     context: LlamaContext<'a>,
+    /// Gone after the context, which asks it.
+    urgency: Arc<Urgency>,
     /// Gone after the context that uses it.
     loaded: Option<Loaded>,
     batch: LlamaBatch<'a>,
@@ -103,6 +110,8 @@ pub(super) struct Stepped {
     pub(super) drafted: usize,
     /// Those of them that were chosen then.
     pub(super) accepted: usize,
+    /// Batches that made way for somebody else.
+    pub(super) broken_off: u64,
     /// Sequences that have left, by id.
     pub(super) left: Vec<usize>,
     /// Sequences whose prompt is computed and has other choices, with the logits after it.
@@ -121,7 +130,11 @@ struct Part {
 }
 
 impl<'a> Bank<'a> {
-    pub(super) fn new(model: &'a Model, settings: BankSettings) -> Result<Self, String> {
+    pub(super) fn new(
+        model: &'a Model,
+        settings: BankSettings,
+        urgency: &Arc<Urgency>,
+    ) -> Result<Self, String> {
         let slots = u32::try_from(settings.slots).map_err(|error| error.to_string())?;
         let threads = i32::try_from(settings.threads).map_err(|error| error.to_string())?;
         let most_tokens = FULL_STEP.max(settings.slots).max(settings.step_tokens);
@@ -130,7 +143,7 @@ impl<'a> Bank<'a> {
             .context_tokens
             .checked_mul(slots)
             .ok_or("slots times context_tokens is too much")?;
-        let parameters = LlamaContextParams::default()
+        let mut parameters = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_batch(batch)
             .with_n_ubatch(batch)
@@ -143,6 +156,10 @@ impl<'a> Bank<'a> {
             // Layers with a sliding window keep cells of the window alone: nothing here goes back behind it.
             .with_swa_full(false)
             .with_no_perf(true);
+        // What was computed in part has to be taken out again.
+        if model.cuttable_tokens() == usize::MAX {
+            urgency::ask(&mut parameters, urgency);
+        }
         let context = model
             .weights
             .new_context(backend()?, parameters)
@@ -152,6 +169,7 @@ impl<'a> Bank<'a> {
         Ok(Self {
             adapter: None,
             context,
+            urgency: Arc::clone(urgency),
             loaded: None,
             batch: LlamaBatch::new(most_tokens, 1),
             slots: std::iter::repeat_with(|| None)
@@ -205,10 +223,11 @@ impl<'a> Bank<'a> {
     }
 
     /// Whether a step would do anything.
-    pub(super) fn can_step(&self) -> bool {
+    pub(super) fn can_step(&self, turn: Turn) -> bool {
         self.sequences().any(|(_, sequence)| {
-            sequence.can_decode()
-                || (sequence.prompt_left() > 0 && sequence.common.answer.has_room())
+            takes_part(sequence, turn)
+                && (sequence.can_decode()
+                    || (sequence.prompt_left() > 0 && sequence.common.answer.has_room()))
         })
     }
 
@@ -310,11 +329,12 @@ impl<'a> Bank<'a> {
     pub(super) fn step(
         &mut self,
         model: &Model,
+        turn: Turn,
         pace: &mut Pace,
         scratch: &mut Scratch,
     ) -> Result<Stepped, String> {
         let mut stepped = Stepped::default();
-        let (short, long) = self.decoding();
+        let (short, long) = self.decoding(turn);
         let sequences = short.len() + long.len();
         let decodes = sequences > 0;
         let start = Instant::now();
@@ -324,6 +344,9 @@ impl<'a> Bank<'a> {
             self.compute(&shares, model, scratch, &mut stepped)?;
         }
         let decoded = Instant::now();
+        if stepped.broken_off > 0 {
+            return Ok(stepped);
+        }
         if decodes {
             let seconds = (decoded - start).as_secs_f64();
             pace.decoded(seconds);
@@ -331,9 +354,12 @@ impl<'a> Bank<'a> {
                 drafts.stepped(sequences, stepped.drafted > 0, stepped.sampled, seconds);
             }
         }
-        let shares = self.shares(decodes.then_some(&*pace));
+        let shares = self.shares(turn, decodes.then_some(&*pace));
         let prefilled: usize = shares.iter().map(|(_, share)| share).sum();
         self.compute(&shares, model, scratch, &mut stepped)?;
+        if stepped.broken_off > 0 {
+            return Ok(stepped);
+        }
         if decodes && prefilled > 0 {
             pace.read(prefilled, decoded.elapsed().as_secs_f64());
         }
@@ -358,10 +384,10 @@ impl<'a> Bank<'a> {
 
     /// The sequences to be decoded: all together, or the longest apart, since attention walks as many cells
     /// for each sequence of a batch as the longest has.
-    fn decoding(&self) -> (Vec<usize>, Vec<usize>) {
+    fn decoding(&self, turn: Turn) -> (Vec<usize>, Vec<usize>) {
         let mut all: Vec<_> = self
             .sequences()
-            .filter(|(_, sequence)| sequence.can_decode())
+            .filter(|(_, sequence)| takes_part(sequence, turn) && sequence.can_decode())
             .map(|(id, sequence)| (sequence.held().len(), id))
             .collect();
         all.sort_unstable();
@@ -376,7 +402,7 @@ impl<'a> Bank<'a> {
     }
 
     /// How many prompt tokens each sequence that reads may bring; with a pace where answers go on beside it.
-    fn shares(&self, pace: Option<&Pace>) -> Vec<(usize, usize)> {
+    fn shares(&self, turn: Turn, pace: Option<&Pace>) -> Vec<(usize, usize)> {
         let readers = self.reading.iter().filter_map(|id| {
             let sequence = self.slots[*id].as_ref()?;
             let limit = if sequence.common.scores_prompt() {
@@ -389,7 +415,8 @@ impl<'a> Bank<'a> {
                 long: sequence.cold() >= PACED,
                 wants: sequence.prompt_left().min(limit),
             };
-            sequence.common.answer.has_room().then_some(reader)
+            let reads = takes_part(sequence, turn) && sequence.common.answer.has_room();
+            reads.then_some(reader)
         });
         let readers: Vec<_> = readers.collect();
         let long = readers.iter().filter(|reader| reader.long).count();
@@ -412,9 +439,18 @@ impl<'a> Bank<'a> {
         let parts = self.fill(shares)?;
         #[cfg(test)]
         let decodes = parts.iter().all(|part| part.rows.len() == 1);
-        self.context
-            .decode(&mut self.batch)
-            .map_err(|error| format!("llama.cpp could not compute a step: {error}"))?;
+        let yields = parts.iter().all(|part| self.is_batch(part.id));
+        self.urgency.set_yields(yields);
+        let done = self.context.decode(&mut self.batch);
+        self.urgency.set_yields(false);
+        match done {
+            Ok(()) => {}
+            Err(DecodeError::Unknown(BROKEN_OFF)) if yields => {
+                stepped.broken_off += 1;
+                return self.take_back(&parts);
+            }
+            Err(error) => return Err(format!("llama.cpp could not compute a step: {error}")),
+        }
         // A GPU may still be at it, and how long it takes is measured.
         self.context.synchronize();
         for part in parts {
@@ -437,6 +473,24 @@ impl<'a> Bank<'a> {
                 part
             };
             self.choose(&part, model, scratch, stepped);
+        }
+        Ok(())
+    }
+
+    fn is_batch(&self, id: usize) -> bool {
+        let sequence = self.slots[id].as_ref();
+        sequence.is_some_and(|sequence| sequence.common.class() == Class::Batch)
+    }
+
+    /// A batch was broken off: some of it may stand in the cells.
+    fn take_back(&mut self, parts: &[Part]) -> Result<(), String> {
+        for part in parts {
+            if !self.clear(part.id, part.position) {
+                return Err("a step that was broken off could not be taken back".into());
+            }
+            if let Some(sequence) = self.slots[part.id].as_mut() {
+                sequence.take_back(part.position);
+            }
         }
         Ok(())
     }
@@ -515,4 +569,8 @@ impl<'a> Bank<'a> {
         }
         Ok(parts)
     }
+}
+
+fn takes_part(sequence: &Sequence, turn: Turn) -> bool {
+    turn == Turn::All || sequence.common.class() > Class::Batch
 }

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use llama_cpp_2::context::session::SeqState;
 
@@ -13,6 +13,7 @@ use super::model::Model;
 use super::pace::Pace;
 use super::prefix::{PrefixCache, Scope};
 use super::sequence::{Common, Next, Request, Sequence, Task};
+use super::urgency::{Turn, Turns, Urgency};
 use crate::telemetry::WorkerMetrics;
 use crate::types::{Adapter, Class, Failure};
 
@@ -45,6 +46,8 @@ pub(super) struct Engine<'a> {
     pace: Pace,
     scratch: Scratch,
     queue: &'a Receiver<Request>,
+    urgency: &'a Arc<Urgency>,
+    turns: Turns,
     settings: Settings,
     metrics: WorkerMetrics,
 }
@@ -86,9 +89,10 @@ impl<'a> Engine<'a> {
         model: &'a Model,
         settings: Settings,
         queue: &'a Receiver<Request>,
+        urgency: &'a Arc<Urgency>,
         metrics: WorkerMetrics,
     ) -> Result<Self, String> {
-        let base = Bank::new(model, settings.bank)?;
+        let base = Bank::new(model, settings.bank, urgency)?;
         metrics.kv_cells_limit.set(base.cells_limit() as i64);
         Ok(Self {
             model,
@@ -100,6 +104,8 @@ impl<'a> Engine<'a> {
             pace: Pace::new(settings.bank.step_tokens, settings.bank.prefill_percent),
             scratch: Scratch::default(),
             queue,
+            urgency,
+            turns: Turns::default(),
             settings,
             metrics,
         })
@@ -123,7 +129,7 @@ impl<'a> Engine<'a> {
         let first = if idle {
             self.report();
             self.queue.recv().map_err(RecvTimeoutError::from)
-        } else if self.banks.iter().any(Bank::can_step) {
+        } else if self.can_step() {
             self.queue.try_recv().map_err(|error| match error {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
                 TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
@@ -142,7 +148,7 @@ impl<'a> Engine<'a> {
             }
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => {
-                if !idle && !self.banks.iter().any(Bank::can_step) {
+                if !idle && !self.can_step() {
                     std::thread::park_timeout(SLOW_READERS);
                 }
                 false
@@ -241,7 +247,8 @@ impl<'a> Engine<'a> {
             slots: self.settings.adapter_slots,
             ..self.settings.bank
         };
-        let bank = adapter::load(self.model, adapter, settings).map_err(Failure::Broken)?;
+        let bank =
+            adapter::load(self.model, adapter, settings, self.urgency).map_err(Failure::Broken)?;
         // Only now: one that can't be loaded costs no other its place.
         if let Some(idle) = idle {
             self.banks.remove(idle);
@@ -331,16 +338,19 @@ impl<'a> Engine<'a> {
     }
 
     fn step(&mut self) {
+        let urgent = self.banks.iter().any(|bank| bank.can_step(Turn::Urgent));
+        let (turn, start) = (self.turns.next(urgent), Instant::now());
         for bank in 0..self.banks.len() {
-            if !self.banks[bank].can_step() {
+            if !self.banks[bank].can_step(turn) {
                 continue;
             }
             self.metrics.steps.inc();
-            match self.banks[bank].step(self.model, &mut self.pace, &mut self.scratch) {
+            match self.banks[bank].step(self.model, turn, &mut self.pace, &mut self.scratch) {
                 Ok(stepped) => self.after(bank, stepped),
                 Err(reason) => self.fail_all(bank, &reason),
             }
         }
+        self.turns.took(turn, urgent, start.elapsed());
     }
 
     fn after(&mut self, bank: usize, stepped: Stepped) {
@@ -348,6 +358,7 @@ impl<'a> Engine<'a> {
         self.metrics.decode_tokens.inc_by(stepped.sampled as u64);
         self.metrics.drafted.inc_by(stepped.drafted as u64);
         self.metrics.accepted.inc_by(stepped.accepted as u64);
+        self.metrics.broken_off.inc_by(stepped.broken_off);
         for (id, logits) in stepped.forks {
             self.fork(bank, id, &logits);
         }
@@ -408,6 +419,10 @@ impl<'a> Engine<'a> {
             }
         }
         self.banks[bank].release(id);
+    }
+
+    fn can_step(&self) -> bool {
+        self.banks.iter().any(|bank| bank.can_step(Turn::All))
     }
 
     fn running(&self) -> usize {

@@ -15,6 +15,7 @@ mod plan;
 mod prefix;
 mod sequence;
 mod trial;
+mod urgency;
 mod window;
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ use engine::{Engine, Settings};
 use model::Model;
 use sequence::Request;
 pub(in crate::worker) use trial::try_load;
+use urgency::Urgency;
 
 const MIB: usize = 1 << 20;
 /// Grammars that are compiled at once.
@@ -94,6 +96,7 @@ pub struct Llama {
     /// One for each grammar that is being compiled.
     compilers: Arc<Semaphore>,
     status: Arc<Status<Model>>,
+    urgency: Arc<Urgency>,
     thread: Thread<Request>,
 }
 
@@ -108,17 +111,20 @@ impl Llama {
         // Twice the slots: those that run, and those that come while cancelled ones still leave.
         let bound = 2 * slots as usize;
         let told = Arc::clone(&status);
+        let urgency = Arc::<Urgency>::default();
+        let shared = Arc::clone(&urgency);
         let thread = Thread::start(
             format!("llama-{name}"),
             bound,
             told,
-            move |queue, status| load_and_run(&options, queue, metrics, status),
+            move |queue, status| load_and_run(&options, queue, &shared, metrics, status),
         )?;
         Ok(Self {
             name,
             slots,
             compilers: Arc::new(Semaphore::new(COMPILERS)),
             status,
+            urgency,
             thread,
         })
     }
@@ -127,6 +133,7 @@ impl Llama {
 fn load_and_run(
     options: &LlamaOptions,
     queue: &Receiver<Request>,
+    urgency: &Arc<Urgency>,
     metrics: WorkerMetrics,
     status: &Status<Model>,
 ) -> Result<(), String> {
@@ -159,7 +166,7 @@ fn load_and_run(
         adapters: options.adapters as usize,
         prefix_cache_bytes: options.prefix_cache_mib as usize * MIB,
     };
-    let engine = Engine::new(&model, settings, queue, metrics)?;
+    let engine = Engine::new(&model, settings, queue, urgency, metrics)?;
     tracing::info!(worker = options.name, "ready");
     status.ready(Arc::clone(&model));
     std::thread::scope(|scope| {
@@ -220,6 +227,7 @@ impl Worker for Llama {
         } else {
             None
         };
+        let urgency = Arc::clone(&self.urgency);
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
         let prepared = tokio::task::spawn_blocking(move || {
             let prompts = job.request.prompts.iter();
@@ -231,6 +239,7 @@ impl Worker for Llama {
                     .collect::<Result<_, Failure>>()?,
                 constraint,
                 calls,
+                waits: urgency.announce(job.class),
                 job,
                 events,
                 progress,

@@ -12,6 +12,7 @@ use super::super::tools::CallParser;
 use super::answer::{Answer, Sender};
 use super::draft::Lookup;
 use super::model::Model;
+use super::urgency::Waits;
 use crate::types::{
     Adapter, CallDelta, Class, Delta, Failure, Finish, Job, Progress, ProjectId, Prompt,
     TokenLogprob, TopLogprob,
@@ -27,6 +28,8 @@ pub(super) struct Request {
     pub(super) calls: Option<CallParser>,
     pub(super) events: Sender,
     pub(super) progress: Arc<Progress>,
+    /// Where others make way for it, until the engine has seen it.
+    pub(super) waits: Option<Waits>,
 }
 
 /// What everything of one request shares.
@@ -48,6 +51,7 @@ pub(super) struct Task {
 impl Request {
     /// One task for each prompt.
     pub(super) fn split(self) -> Vec<Task> {
+        drop(self.waits);
         let choices = self.job.request.choices;
         let answers = self.job.request.answers();
         let common = Rc::new(Common {
@@ -221,6 +225,12 @@ impl Sequence {
 
     pub(super) fn has_siblings(&self) -> bool {
         self.siblings > 0
+    }
+
+    /// What [`Sequence::feed`] gave from this position on was not computed.
+    pub(super) fn take_back(&mut self, position: usize) {
+        self.computed = position;
+        self.draft.clear();
     }
 
     /// The next tokens to be computed, `limit` of the prompt at most.

@@ -16,6 +16,7 @@ use super::bank::BankSettings;
 use super::engine::{Engine, Settings};
 use super::model::Model;
 use super::sequence::Request;
+use super::urgency::Urgency;
 use crate::telemetry::{Metrics, WorkerMetrics};
 use crate::types::{
     Chat, Class, Event, Failure, Finish, Generate, Job, Message, Progress, Prompt, Role, Sampling,
@@ -61,6 +62,7 @@ fn settings(slots: usize) -> Settings {
 /// The way to a running engine.
 struct Handle {
     queue: SyncSender<Request>,
+    urgency: Arc<Urgency>,
     metrics: WorkerMetrics,
 }
 
@@ -70,12 +72,13 @@ fn with_engine<T>(settings: Settings, test: impl FnOnce(&Handle) -> T) -> T {
     let (queue, requests) = sync_channel(1024);
     let handle = Handle {
         queue,
+        urgency: Arc::default(),
         metrics: metrics.clone(),
     };
-    let told = metrics.clone();
+    let (told, urgency) = (metrics.clone(), Arc::clone(&handle.urgency));
     let result = std::thread::scope(|scope| {
         scope.spawn(move || {
-            Engine::new(model(), settings, &requests, told)
+            Engine::new(model(), settings, &requests, &urgency, told)
                 .unwrap()
                 .run();
         });
@@ -142,6 +145,7 @@ impl Handle {
             calls: None,
             events,
             progress: Arc::clone(&progress),
+            waits: self.urgency.announce(class),
         };
         self.queue.send(request).unwrap();
         Reading {

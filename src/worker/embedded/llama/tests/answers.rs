@@ -239,6 +239,31 @@ fn an_echo_scores_the_prompt_as_generating_it_did() {
 }
 
 #[test]
+fn the_batch_class_makes_way_in_mid_step_and_loses_nothing() {
+    with_engine(settings(3), |handle| {
+        // So long a prompt that its reading is broken off as well.
+        let request = || greedy(Prompt::Text(rules("weirs", 40)), 60);
+        let batch = || handle.ask_as("proj_a", Class::Batch, request());
+        let (alone, _) = batch().whole();
+        let (beside, usage) = std::thread::scope(|scope| {
+            let reading = batch();
+            let beside = scope.spawn(|| reading.whole());
+            for _ in 0..100 {
+                if beside.is_finished() {
+                    break;
+                }
+                let (read, _) = handle.ask(greedy(chat("Name a fruit."), 2)).whole();
+                assert_eq!(read[0].tokens.len(), 2);
+            }
+            beside.join().unwrap()
+        });
+        assert!(handle.metrics.broken_off.get() > 0, "it never made way");
+        assert_eq!(usage.completion_tokens, 60);
+        are_alike(&alone[0], &beside[0]);
+    });
+}
+
+#[test]
 fn min_tokens_and_biases_are_kept() {
     with_engine(settings(1), |handle| {
         // Makes any model end its answer as soon as it may.

@@ -208,7 +208,8 @@ fn answers_are_what_they_are_alone() {
         assert_eq!(answers.len(), rounds * PROMPTS);
         let preempted = handle.metrics.preemptions.get();
         assert!(preempted > 0, "nothing was put aside");
-        eprintln!("{preempted} times a sequence was put aside");
+        let broken_off = handle.metrics.broken_off.get();
+        eprintln!("{preempted} times a sequence was put aside, {broken_off} steps were broken off");
         let faults = judge(handle, &answers);
         assert!(faults.is_empty(), "{faults:#?}");
     });
