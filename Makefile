@@ -50,7 +50,7 @@ usage: build ## What was used on CONFIG's store, and what it costs
 
 # Threads that wait for one another sleep: spinning would take the cores from whoever they wait for, where
 # the machine has other things to do.
-test test-rust test-clients conformance test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
+test test-rust test-clients conformance test-batches test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
 
 .PHONY: test
 test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
@@ -96,7 +96,7 @@ test-rust: setup-models setup-prometheus setup-postgres ## Unit tests and tests/
 
 .PHONY: test-clients
 test-clients: setup-models setup-clients ## The OpenAI SDK against the running binary
-	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients --ignore tests/clients/test_lm_eval.py
+	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients --ignore tests/clients/test_lm_eval.py --ignore tests/clients/test_batch_long.py
 
 .PHONY: test-lm-eval
 test-lm-eval: setup-models setup-lm-eval ## lm-eval's score against one by hand; not part of test (its packages are 0.9 GB)
@@ -110,6 +110,10 @@ conformance: setup-models setup-conformance ## OpenAI's SDK for Node, LangChain'
 .PHONY: test-long
 test-long: setup-models ## The engine's isolation test in its long form: 3,200 answers; not part of test
 	FOREBAY_ROUNDS=200 cargo test $(PROFILE) --lib -- --nocapture --exact worker::embedded::llama::tests::isolation::answers_are_what_they_are_alone
+
+.PHONY: test-batches
+test-batches: setup-models setup-clients build ## A batch of 1,000 lines, killed in the middle, beside an interactive client (about 10 minutes)
+	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -s -p no:cacheprovider tests/clients/test_batch_long.py
 
 .PHONY: test-kills
 test-kills: setup-models setup-postgres ## The books after 100 kills on each database, 1,000 dropped streams, a budget on two replicas (about 30 minutes)

@@ -48,7 +48,10 @@ class Server:
             "FOREBAY_STORE__URL": f"sqlite://{folder}/t.db",
         }
         self.log = folder / "forebay.log"
-        with self.log.open("wb") as log:
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [self.binary, "serve", "--config", self.config],
                 cwd=ROOT,
@@ -76,6 +79,12 @@ class Server:
                 pass
             time.sleep(0.1)
         raise RuntimeError(f"{self.until} gave no 200 within {READY_SECONDS} s:\n{self.log_tail()}")
+
+    def kill_and_restart(self) -> None:
+        """kill -9, and a new start on what is left."""
+        self.process.kill()
+        self.process.wait()
+        self._start()
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])

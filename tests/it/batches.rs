@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::files::{content, upload};
-use crate::harness::{CHAT, EMBEDDINGS, KEY, Server, quickstart_with};
+use crate::harness::{CHAT, EMBEDDINGS, KEY, Server};
 use crate::tenancy::ask;
 
 const CHATS: &str = "/v1/chat/completions";
@@ -89,11 +89,7 @@ fn tokens(rows: &HashMap<String, Value>) -> [u64; 2] {
 
 #[tokio::test]
 async fn a_batch_is_answered_each_line_once_at_the_batch_price() {
-    let config = quickstart_with(
-        r#"price = { prompt = "0.02", completion = "0.06" }"#,
-        r#"price = { prompt = "0.02", completion = "0.06", batch_percent = 50 }"#,
-    );
-    let server = Server::start_on(config, &[]).await;
+    let server = Server::start().await;
     let mut lines = String::new();
     for id in 0..20 {
         writeln!(lines, "{}", chat_line(id)).unwrap();
