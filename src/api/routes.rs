@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use super::error::ApiError;
-use super::openai::{batches, chat, completions, embeddings, files, models, uploads};
+use super::openai::{batches, chat, completions, embeddings, files, models, tokens, uploads};
 use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_limits, usage};
 use super::{Api, azure, health, request_id};
 
@@ -42,6 +42,11 @@ fn table() -> Vec<Route> {
         ("/v1/chat/completions", post(chat::create)),
         ("/v1/completions", post(completions::create)),
         ("/v1/embeddings", post(embeddings::create)),
+        ("/v1/tokenize", post(tokens::tokenize)),
+        ("/v1/detokenize", post(tokens::detokenize)),
+        // Where vLLM has them.
+        ("/tokenize", post(tokens::tokenize)),
+        ("/detokenize", post(tokens::detokenize)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*model}", get(models::retrieve)),
         ("/health", get(health::live)),

@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
     Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Paying, Plan,
-    RequestId, Store, Usage,
+    RequestId, Store, Tokenize, Tokenized, Usage,
 };
 use attempt::Attempt;
 use resume::Resuming;
@@ -246,6 +246,41 @@ impl Gateway {
                 Arc::clone(&served.worker),
             )),
         }
+    }
+
+    /// A prompt in a model's tokens. It takes no slot, and costs nothing.
+    ///
+    /// # Errors
+    /// There is no such model for this key, or it can't tell.
+    pub async fn tokenize(
+        &self,
+        access: &Access,
+        model: &str,
+        ask: Tokenize,
+    ) -> Result<Tokenized, Error> {
+        let plan = self.plan(access, model)?;
+        Ok(self.scheduler.tokenize(&plan, ask).await?)
+    }
+
+    /// The text that a model's tokens stand for.
+    ///
+    /// # Errors
+    /// As [`Gateway::tokenize`].
+    pub async fn detokenize(
+        &self,
+        access: &Access,
+        model: &str,
+        tokens: Vec<u32>,
+    ) -> Result<String, Error> {
+        let plan = self.plan(access, model)?;
+        Ok(self.scheduler.detokenize(&plan, tokens).await?)
+    }
+
+    fn plan(&self, access: &Access, model: &str) -> Result<Plan, router::Error> {
+        if !self.allows(access, model) {
+            return Err(router::Error::UnknownModel(model.to_owned()));
+        }
+        self.router.resolve(model, Kind::Generate, Class::default())
     }
 
     async fn again(&self, tries: &mut Tries, failed: Failed) -> Result<(), Error> {

@@ -23,7 +23,7 @@ pub use pool::Limits;
 use crate::telemetry::{MembersMetrics, Metrics};
 use crate::types::{
     Class, Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Plan, Progress,
-    ProjectId,
+    ProjectId, Tokenize, Tokenized,
 };
 use crate::worker::Worker;
 use hold::{Held, Hold};
@@ -264,6 +264,27 @@ impl Scheduler {
             Some(worker) => worker.measure_embed(request).await,
             None => Ok(None),
         }
+    }
+
+    /// A prompt in the tokens of a plan's model. It waits for no slot.
+    ///
+    /// # Errors
+    /// No worker can be asked now, or none can tell.
+    pub async fn tokenize(&self, plan: &Plan, ask: Tokenize) -> Result<Tokenized, Failure> {
+        self.any(plan)?.tokenize(&plan.pool, ask).await
+    }
+
+    /// The text that tokens of a plan's model stand for.
+    ///
+    /// # Errors
+    /// As [`Scheduler::tokenize`].
+    pub async fn detokenize(&self, plan: &Plan, tokens: Vec<u32>) -> Result<String, Failure> {
+        self.any(plan)?.detokenize(&plan.pool, tokens).await
+    }
+
+    fn any(&self, plan: &Plan) -> Result<Arc<dyn Worker>, Failure> {
+        self.ready(plan)
+            .ok_or_else(|| Failure::NotReady("no worker can be asked now".into()))
     }
 
     fn ready(&self, plan: &Plan) -> Option<Arc<dyn Worker>> {

@@ -24,6 +24,7 @@ mod relay;
 mod replay;
 mod replica;
 mod tenant;
+mod tokens;
 mod tool_format;
 mod usage;
 
@@ -59,5 +60,6 @@ pub use relay::{Field, Relay};
 pub use replay::{Repeatable, Repeated, Replay, ReplayStore};
 pub use replica::{Membership, Replica};
 pub use tenant::{Act, Actor, ApiKey, AuditRow, Holder, Organisation, Project, SecretHash};
+pub use tokens::{Tokenize, Tokenized};
 pub use tool_format::ToolFormat;
 pub use usage::{ChargeRow, Dimension, Usage, UsageQuery, UsageRow};

@@ -20,7 +20,10 @@ pub use remote::{
     Tls as RemoteTls,
 };
 
-use crate::types::{Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Progress};
+use crate::types::{
+    Embed, EmbedJob, Embedded, Events, Failure, Generate, Job, Measure, Progress, Tokenize,
+    Tokenized,
+};
 
 /// Whether a worker can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +87,22 @@ pub trait Worker: Send + Sync {
     /// As [`Worker::measure`].
     async fn measure_embed(&self, _request: &Embed) -> Result<Option<u32>, Failure> {
         Ok(None)
+    }
+
+    /// A prompt in the tokens of this model.
+    ///
+    /// # Errors
+    /// It can't be told, or the worker is broken.
+    async fn tokenize(&self, _model: &str, _ask: Tokenize) -> Result<Tokenized, Failure> {
+        Err(cannot("tell its tokens"))
+    }
+
+    /// The text that tokens of this model stand for.
+    ///
+    /// # Errors
+    /// As [`Worker::tokenize`].
+    async fn detokenize(&self, _model: &str, _tokens: Vec<u32>) -> Result<String, Failure> {
+        Err(cannot("tell its tokens"))
     }
 
     /// Starts an answer. Dropping the stream cancels it.

@@ -151,6 +151,22 @@ def test_embeddings_pass_through(client, gateway, second):
         assert own.embedding == pytest.approx(other.embedding, abs=1e-6)
 
 
+@pytest.mark.parametrize("model", [CHAT, "llama"])
+def test_tokens_are_the_workers_own(gateway, second, model):
+    def post(server, path, body):
+        headers = {"authorization": f"Bearer {KEY}"}
+        answer = httpx.post(f"{server.url}/v1/{path}", json=body, headers=headers, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    messages = [{"role": "user", "content": "What is a weir?"}]
+    for asked in ({"prompt": "A forebay holds water. 水"}, {"messages": messages}):
+        tokens = post(second, "tokenize", {"model": CHAT, **asked})["tokens"]
+        assert post(gateway, "tokenize", {"model": model, **asked})["tokens"] == tokens
+        text = post(second, "detokenize", {"model": CHAT, "tokens": tokens})
+        assert post(gateway, "detokenize", {"model": model, "tokens": tokens}) == text
+
+
 def running_on_second(second):
     text = httpx.get(f"{second.metrics_url}/metrics", trust_env=False).text
     values = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("forebay_sequences_running")]

@@ -20,9 +20,38 @@ pub(super) struct Traits {
     /// It looks only now and then whether whoever waits for a whole answer is still there: it is asked for a stream, which
     /// it stops at once.
     pub(super) only_streams: bool,
+    /// How it tells its tokens, where it does.
+    pub(super) tokenizer: Option<Tokenizer>,
     /// It keeps prompts' states apart by this field's value.
     pub(super) cache_salt: Option<&'static str>,
 }
+
+/// How a server is asked for its tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Tokenizer {
+    /// As vLLM has it, under this beginning of the path.
+    Vllm(&'static [&'static str; 2]),
+    /// As llama.cpp's server has it.
+    LlamaServer,
+}
+
+impl Tokenizer {
+    pub(super) fn tokenize(self) -> &'static str {
+        match self {
+            Self::Vllm([tokenize, _]) => tokenize,
+            Self::LlamaServer => "/tokenize",
+        }
+    }
+
+    pub(super) fn detokenize(self) -> &'static str {
+        match self {
+            Self::Vllm([_, detokenize]) => detokenize,
+            Self::LlamaServer => "/detokenize",
+        }
+    }
+}
+
+const VLLM: Option<Tokenizer> = Some(Tokenizer::Vllm(&["/tokenize", "/detokenize"]));
 
 const PLAIN: Traits = Traits {
     health: "/health",
@@ -33,6 +62,7 @@ const PLAIN: Traits = Traits {
     resume: "",
     tiers: false,
     only_streams: false,
+    tokenizer: None,
 };
 
 /// By the kind of server.
@@ -45,6 +75,7 @@ pub(super) fn traits(dialect: Dialect) -> Traits {
         },
         Dialect::Vllm => Traits {
             waiting: &["vllm:num_requests_waiting"],
+            tokenizer: VLLM,
             continuous_usage: true,
             cache_salt: Some("cache_salt"),
             resume: r#","continue_final_message":true,"add_generation_prompt":false"#,
@@ -52,6 +83,7 @@ pub(super) fn traits(dialect: Dialect) -> Traits {
         },
         Dialect::Sglang => Traits {
             waiting: &["sglang:num_queue_reqs"],
+            tokenizer: VLLM,
             resume: r#","continue_final_message":true"#,
             ..PLAIN
         },
@@ -63,11 +95,13 @@ pub(super) fn traits(dialect: Dialect) -> Traits {
         Dialect::LlamaServer => Traits {
             waiting: &["llamacpp:requests_deferred"],
             only_streams: true,
+            tokenizer: Some(Tokenizer::LlamaServer),
             ..PLAIN
         },
         Dialect::Forebay => Traits {
             health: "/ready",
             tiers: true,
+            tokenizer: Some(Tokenizer::Vllm(&["/v1/tokenize", "/v1/detokenize"])),
             waiting: &["forebay_queue_depth"],
             ..PLAIN
         },

@@ -12,6 +12,7 @@ mod frames;
 mod gather;
 mod probe;
 mod refusal;
+mod tokens;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,7 +27,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use discover::{Change, Discovery};
 
 use super::{Health, Worker};
-use crate::types::{Count, Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay};
+use crate::types::{
+    Count, Dialect, EmbedJob, Embedded, Events, Failure, Job, Progress, Relay, Tokenize, Tokenized,
+};
 use answer::{Bounds, Reading, read_whole};
 use chunk::Names;
 use client::{Client, Error};
@@ -241,6 +244,14 @@ impl Worker for Remote {
                 "a remote worker was given a request without its own words".into(),
             )),
         }
+    }
+
+    async fn tokenize(&self, model: &str, ask: Tokenize) -> Result<Tokenized, Failure> {
+        self.tokens(model, ask).await
+    }
+
+    async fn detokenize(&self, model: &str, tokens: Vec<u32>) -> Result<String, Failure> {
+        self.text_of(model, &tokens).await
     }
 
     async fn embed(&self, job: EmbedJob, progress: Arc<Progress>) -> Result<Embedded, Failure> {

@@ -19,7 +19,7 @@ use crate::api::body::Raw;
 use crate::api::error::ApiError;
 use crate::api::{Api, Shared};
 use crate::gateway::Ask;
-use crate::types::Endpoint;
+use crate::types::{Endpoint, Prompt};
 
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = match peek(bytes, asked.deployment()) {
@@ -70,6 +70,14 @@ async fn decoded(
         whole(begun, answers, json).await?
     };
     Ok(with_headers(response, &served))
+}
+
+/// The prompt that a request's body asks with.
+pub(super) fn prompt(body: serde_json::Value) -> Result<Prompt, ApiError> {
+    let request: Request = serde_json::from_value(body)
+        .map_err(|error| ApiError::invalid(Some("messages"), &error.to_string()))?;
+    let mut prompts = request.decode()?.prompts;
+    prompts.pop().ok_or_else(ApiError::internal)
 }
 
 /// Counts the answer, and gives it.

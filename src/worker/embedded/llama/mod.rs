@@ -36,8 +36,8 @@ use super::tools::{CallParser, blame};
 use super::{Status, Thread, threads};
 use crate::telemetry::WorkerMetrics;
 use crate::types::{
-    CellType, Events, Failure, Format, Generate, Job, Layout, Measure, Progress, Prompt,
-    ToolChoice, ToolFormat, Tools,
+    CellType, Events, Failure, Format, Generate, Job, Layout, Measure, Progress, Prompt, Tokenize,
+    Tokenized, ToolChoice, ToolFormat, Tools,
 };
 use crate::worker::{Health, Worker};
 use bank::BankSettings;
@@ -218,6 +218,16 @@ impl Worker for Llama {
             .map_err(|_| Failure::Broken("the prompt could not be measured".into()))?
     }
 
+    async fn tokenize(&self, _: &str, ask: Tokenize) -> Result<Tokenized, Failure> {
+        let model = self.status.loaded()?;
+        off_the_runtime(move || model.tokenized(&ask)).await
+    }
+
+    async fn detokenize(&self, _: &str, tokens: Vec<u32>) -> Result<String, Failure> {
+        let model = self.status.loaded()?;
+        off_the_runtime(move || model.text_of(&tokens)).await
+    }
+
     async fn generate(&self, job: Job, progress: Arc<Progress>) -> Result<Events, Failure> {
         let model = self.status.loaded()?;
         let (events, reader) = answer::channel(job.request.answers());
@@ -251,6 +261,14 @@ impl Worker for Llama {
         self.thread.send(request?)?;
         Ok(Box::pin(ReceiverStream::new(reader)))
     }
+}
+
+/// A long prompt takes milliseconds, which other requests' tasks shall not wait for.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::Broken("the prompt could not be taken apart".into()))?
 }
 
 /// Whether a grammar may have to be compiled for it.

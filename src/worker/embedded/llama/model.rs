@@ -9,7 +9,7 @@ use llama_cpp_2::token::LlamaToken;
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
 use super::window::cuttable_tokens;
-use crate::types::{Failure, Prompt, ToolFormat};
+use crate::types::{Failure, Prompt, Tokenize, Tokenized, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -84,6 +84,53 @@ impl Model {
     /// # Errors
     /// The template refuses it, it is empty, or it doesn't fit.
     pub(super) fn prepare(&self, prompt: &Prompt) -> Result<Vec<LlamaToken>, Failure> {
+        let tokens = self.taken_apart(prompt, true)?;
+        if tokens.is_empty() {
+            return Err(Failure::Invalid {
+                param: Some("prompt".into()),
+                message: "the prompt has no tokens".into(),
+            });
+        }
+        if tokens.len() >= self.context_tokens as usize {
+            return Err(self.too_long(prompt, tokens.len()));
+        }
+        Ok(tokens)
+    }
+
+    /// A prompt's tokens, with their texts where they are asked for.
+    ///
+    /// # Errors
+    /// The template refuses it, or it is longer than any prompt that fits.
+    pub(super) fn tokenized(&self, ask: &Tokenize) -> Result<Tokenized, Failure> {
+        let tokens = self.taken_apart(&ask.prompt, ask.special)?;
+        let text = |token: &LlamaToken| {
+            let piece = self.weights.vocab().token_to_piece(*token, true, None);
+            String::from_utf8_lossy(&piece).into_owned()
+        };
+        Ok(Tokenized {
+            texts: ask.texts.then(|| tokens.iter().map(text).collect()),
+            tokens: tokens.iter().map(|token| token.0.cast_unsigned()).collect(),
+            context: Some(self.context_tokens),
+        })
+    }
+
+    /// The text that tokens stand for, control tokens included.
+    ///
+    /// # Errors
+    /// There is no such token.
+    pub(super) fn text_of(&self, ids: &[u32]) -> Result<String, Failure> {
+        let mut bytes = Vec::new();
+        for id in ids {
+            let token = self.token(*id).map_err(|_| Failure::Invalid {
+                param: Some("tokens".into()),
+                message: format!("the model's vocabulary has no token {id}"),
+            })?;
+            bytes.extend(self.weights.vocab().token_to_piece(token, true, None));
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn taken_apart(&self, prompt: &Prompt, special: bool) -> Result<Vec<LlamaToken>, Failure> {
         let vocab = self.weights.vocab();
         let mut tokens = Vec::new();
         match prompt {
@@ -109,18 +156,13 @@ impl Model {
                 }
             }
         }
-        let bare = !matches!(prompt, Prompt::Tokens(_));
+        let bare = match prompt {
+            Prompt::Tokens(_) => false,
+            Prompt::Text(_) => special,
+            Prompt::Chat(_) => true,
+        };
         if bare && vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
-        }
-        if tokens.is_empty() {
-            return Err(Failure::Invalid {
-                param: Some("prompt".into()),
-                message: "the prompt has no tokens".into(),
-            });
-        }
-        if tokens.len() >= self.context_tokens as usize {
-            return Err(self.too_long(prompt, tokens.len()));
         }
         Ok(tokens)
     }

@@ -1,0 +1,82 @@
+//! `POST /v1/tokenize` and `POST /v1/detokenize`, as vLLM has them: <https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>
+
+use axum::Json as Answer;
+use axum::extract::State;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::chat;
+use crate::api::Shared;
+use crate::api::auth::Authenticated;
+use crate::api::body::Json;
+use crate::api::error::ApiError;
+use crate::types::{Prompt, Tokenize};
+
+#[derive(Serialize)]
+pub(in crate::api) struct Tokens {
+    count: usize,
+    max_model_len: Option<u32>,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+pub(in crate::api) struct Detokenize {
+    model: String,
+    tokens: Vec<u32>,
+}
+
+#[derive(Serialize)]
+pub(in crate::api) struct Detokenized {
+    prompt: String,
+}
+
+pub(in crate::api) async fn tokenize(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    Json(words): Json<Map<String, Value>>,
+) -> Result<Answer<Tokens>, ApiError> {
+    let missing = |name: &str| ApiError::invalid(Some(name), &format!("missing field `{name}`"));
+    let model: String = field(&words, "model")?.ok_or_else(|| missing("model"))?;
+    if field(&words, "add_generation_prompt")? == Some(false) {
+        return Err(ApiError::unsupported("add_generation_prompt"));
+    }
+    let prompt = if words.contains_key("messages") {
+        chat::prompt(Value::Object(words.clone()))?
+    } else {
+        Prompt::Text(field(&words, "prompt")?.ok_or_else(|| missing("prompt"))?)
+    };
+    let ask = Tokenize {
+        prompt,
+        special: field(&words, "add_special_tokens")?.unwrap_or(true),
+        texts: field(&words, "return_token_strs")?.unwrap_or(false),
+        words,
+    };
+    let told = api.gateway.tokenize(&access, &model, ask).await?;
+    Ok(Answer(Tokens {
+        count: told.tokens.len(),
+        max_model_len: told.context,
+        tokens: told.tokens,
+        token_strs: told.texts,
+    }))
+}
+
+pub(in crate::api) async fn detokenize(
+    State(api): Shared,
+    Authenticated(access): Authenticated,
+    Json(body): Json<Detokenize>,
+) -> Result<Answer<Detokenized>, ApiError> {
+    let text = api.gateway.detokenize(&access, &body.model, body.tokens);
+    let prompt = text.await?;
+    Ok(Answer(Detokenized { prompt }))
+}
+
+/// A field's value; `None` where it is null or isn't there.
+fn field<T: DeserializeOwned>(
+    words: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<T>, ApiError> {
+    let value = words.get(name).cloned().unwrap_or_default();
+    serde_json::from_value(value).map_err(|error| ApiError::invalid(Some(name), &error.to_string()))
+}
