@@ -14,8 +14,8 @@ use crate::{gateway, metering, router, scheduler, tenancy};
 /// How long a client that was refused for want of room should stay away, in seconds.
 const SOON_S: u64 = 1;
 const LATER_S: u64 = 5;
-/// Beyond it a client that tries again by itself only wastes its time.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// The longest wait that OpenAI's SDKs take notice of. Beyond it a client that tries again by itself only wastes its time.
+const LONGEST_RETRY_S: u64 = 60;
 
 /// An error as a client sees it.
 #[derive(Debug)]
@@ -387,11 +387,17 @@ impl From<Over> for ApiError {
         let message = over.to_string();
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, r#type, Some(code), message);
         // Rounded up: a client that waits as long as it is told to shall not come too early.
-        error.retry_after_s = over
-            .retry_after
-            .map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        let whole = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let wait = over.retry_after.map(whole);
+        // A minute ends up to a tenth of a second late: that is still a minute.
+        error.retry_after_s = match wait {
+            Some(wait) if wait == LONGEST_RETRY_S + 1 => Some(LONGEST_RETRY_S),
+            wait => wait,
+        };
         error.standing = Some(Box::new(over.standing()));
-        error.is_final = over.retry_after.is_none_or(|wait| wait > LONGEST_RETRY);
+        error.is_final = error
+            .retry_after_s
+            .is_none_or(|wait| wait > LONGEST_RETRY_S);
         error
     }
 }

@@ -100,19 +100,23 @@ def test_several_calls_in_two_answers_are_put_together_as_they_are_in_whole_ones
     tools = [function("weather", Place), function("clock", Zone)]
     request = chat(QUESTION, max_tokens=120, tools=tools, tool_choice="required", n=2, temperature=0)
     whole = exact_client.chat.completions.create(**request)
-    with exact_client.chat.completions.stream(**request) as stream:
-        streamed = stream.get_final_completion()
-
-    def said(answer):
-        return [
-            (choice.index, [(call.function.name, call.function.arguments) for call in choice.message.tool_calls])
-            for choice in answer.choices
-        ]
-
-    assert said(streamed) == said(whole)
-    assert len(whole.choices) == 2 and all(len(calls) >= 2 for _, calls in said(whole))
-    names = [name for _, calls in said(whole) for name, _ in calls]
-    assert set(names) <= {"weather", "clock"}
+    # By hand: this model calls until it is cut off, which the SDK's own accumulator takes for an error. `make conformance`
+    # has that accumulator put together what a worker says that ends.
+    streamed = {0: [], 1: []}
+    for chunk in exact_client.chat.completions.create(**request, stream=True):
+        for choice in chunk.choices:
+            for call in choice.delta.tool_calls or []:
+                calls = streamed[choice.index]
+                if call.index == len(calls):
+                    calls.append([call.function.name, ""])
+                calls[call.index][1] += call.function.arguments or ""
+    said = {
+        choice.index: [[call.function.name, call.function.arguments] for call in choice.message.tool_calls]
+        for choice in whole.choices
+    }
+    assert streamed == said
+    assert all(len(calls) >= 2 for calls in said.values())
+    assert {name for calls in said.values() for name, _ in calls} <= {"weather", "clock"}
 
 
 def test_the_sdks_own_stream_puts_a_call_together(client):
