@@ -75,6 +75,11 @@ pub(super) fn end_user(param: &str, user: Option<String>) -> Result<Option<Strin
             let message = format!("{param} may have {MAX_END_USER_BYTES} bytes at most");
             Err(ApiError::invalid(Some(param), &message))
         }
+        // Not every database has a place for it.
+        Some(user) if user.contains('\0') => {
+            let message = format!("{param} has a NUL character in it");
+            Err(ApiError::invalid(Some(param), &message))
+        }
         other => Ok(other.filter(|user| !user.is_empty())),
     }
 }

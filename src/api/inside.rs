@@ -60,6 +60,12 @@ impl InnerDoor {
     }
 }
 
+/// Whether a refusal is for want of it.
+fn is_of_money(body: &[u8]) -> bool {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    body["error"]["code"] == "insufficient_quota"
+}
+
 #[async_trait]
 impl Door for InnerDoor {
     async fn ask(&self, asked: Asked) -> Answered {
@@ -68,17 +74,19 @@ impl Door for InnerDoor {
         let (head, body) = response.into_parts();
         let number = |name| head.headers.get(name)?.to_str().ok()?.parse().ok();
         let retry_after = number(header::RETRY_AFTER).map(Duration::from_secs);
-        let is_final = head
-            .headers
-            .get("x-should-retry")
-            .is_some_and(|value| value == "false");
+        let told = head.headers.get("x-should-retry");
+        let told = told.is_some_and(|value| value == "false");
         match body.collect().await {
-            Ok(body) => Answered {
-                status: head.status.as_u16(),
-                retry_after,
-                is_final,
-                body: body.to_bytes(),
-            },
+            Ok(body) => {
+                let body = body.to_bytes();
+                Answered {
+                    status: head.status.as_u16(),
+                    retry_after,
+                    // Who can wait for a day can wait for a day's limit. No waiting brings money.
+                    is_final: told && (retry_after.is_none() || is_of_money(&body)),
+                    body,
+                }
+            }
             Err(_) => Answered {
                 status: 500,
                 retry_after: None,

@@ -12,7 +12,7 @@ use crate::types::{
 };
 
 /// Answers that are read at once.
-const PAGE: u32 = 50;
+const PAGE: u32 = 4;
 
 /// A line of a file of answers: <https://platform.openai.com/docs/api-reference/batch/request-output>
 #[derive(Serialize)]

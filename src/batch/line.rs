@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{Answered, Asked, Halt, Runner};
@@ -23,6 +24,8 @@ pub(super) struct Job {
     pub(super) caller: Caller,
     pub(super) endpoint: Endpoint,
     pub(super) close: CancellationToken,
+    /// An answer to it was charged, and lost: it is asked for again whatever becomes of the others.
+    pub(super) lost: bool,
     pub(super) number: u64,
     pub(super) text: Bytes,
 }
@@ -45,39 +48,35 @@ struct Streams {
 
 impl Job {
     /// Asks until there is an answer, and keeps that. A line that no more is to be begun for stays without.
-    pub(super) async fn run(self, before: Option<BatchLine>) -> Result<(), Halt> {
+    pub(super) async fn run(self, room: OwnedSemaphorePermit) -> Result<(), Halt> {
         let store = &self.runner.store;
-        let mut paid = false;
-        if let Some(before) = before {
-            // An answer that was charged and lost in between is asked for again, for nothing.
-            paid = before.paid || store.is_paid(&before.request).await?;
-        }
+        let mut room = Some(room);
         let read = read(&self.text, self.endpoint);
         let mut tries = 0;
         let mut pause = FIRST_PAUSE;
         loop {
-            let line = BatchLine {
+            let mut line = BatchLine {
                 line: self.number,
                 request: RequestId::mint(),
                 custom_id: read.custom_id.clone(),
-                paid,
+                paid: self.lost,
                 outcome: None,
             };
-            let Ok(room) = self.runner.room.acquire().await else {
-                return Err(Halt::Stopped);
+            let place = match room.take() {
+                Some(room) => room,
+                None => self.place().await?,
             };
-            if self.close.is_cancelled() {
+            if self.close.is_cancelled() && !self.lost {
                 return Ok(());
             }
             let begun = store.begin_line(&self.batch, &self.runner.hold.replica, &line);
-            if !begun.await? {
-                return Err(Halt::Lost);
-            }
+            // An answer to an earlier try may have been charged, and lost: then this one costs nothing.
+            line.paid = begun.await?.ok_or(Halt::Lost)?;
             let answered = match &read.body {
                 Ok(body) => self.ask(&line, body.clone()).await,
                 Err(refusal) => refusal.answer(),
             };
-            drop(room);
+            drop(place);
             tries += u32::from(answered.status == 502 || answered.status == 500);
             if !may_come_again(&answered, tries) {
                 let outcome = LineOutcome {
@@ -93,10 +92,15 @@ impl Job {
                 .unwrap_or(pause)
                 .clamp(pause, LONGEST_PAUSE);
             tokio::select! {
-                () = self.close.cancelled() => return Ok(()),
+                () = self.close.cancelled(), if !self.lost => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, Halt> {
+        let room = Arc::clone(&self.runner.room).acquire_owned().await;
+        room.map_err(|_| Halt::Stopped)
     }
 
     async fn ask(&self, line: &BatchLine, body: Bytes) -> Answered {
@@ -128,7 +132,8 @@ fn text_of(body: &Bytes) -> String {
     // A worker's own words may be anything, and rows hold text.
     let text = String::from_utf8_lossy(body).replace('\0', "\u{fffd}");
     if serde_json::from_str::<&RawValue>(&text).is_ok() {
-        return text;
+        // Where it stands on several lines, they become one: within texts JSON has no line ends.
+        return text.replace(['\n', '\r'], " ");
     }
     json!({"raw": text}).to_string()
 }

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::telemetry::Metrics;
 use crate::types::{
@@ -118,7 +119,7 @@ pub struct Runner {
     batches: Arc<Batches>,
     metrics: Arc<Metrics>,
     hold: BatchHold,
-    room: Semaphore,
+    room: Arc<Semaphore>,
 }
 
 /// Why work on a batch ends early.
@@ -157,7 +158,7 @@ impl Runner {
         alone: bool,
     ) -> Self {
         Self {
-            room: Semaphore::new(batches.options.lines_at_once),
+            room: Arc::new(Semaphore::new(batches.options.lines_at_once)),
             store,
             door,
             batches,
@@ -213,12 +214,19 @@ impl Runner {
             close,
         };
         let (close, lost) = (work.close.clone(), work.lost.clone());
-        let holding = tokio::spawn(Arc::clone(&self).keep(work.batch.clone(), close, lost));
+        let _holding = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self).keep(
+            work.batch.clone(),
+            close,
+            lost,
+        )));
         let done = work.run().await;
-        holding.abort();
         match done {
             Ok(()) => tracing::info!(batch = %id, "a batch is over"),
-            Err(Halt::Stopped) => {}
+            Err(Halt::Stopped) if self.batches.stop.is_cancelled() => {}
+            Err(Halt::Stopped) => {
+                tracing::warn!(batch = %id, "a batch was broken off, and is taken up again");
+                tokio::time::sleep(AGAIN).await;
+            }
             Err(Halt::Lost) => tracing::warn!(batch = %id, "another replica has the batch"),
             Err(Halt::Store(error)) => {
                 tracing::warn!(batch = %id, %error, "a batch was broken off, and is taken up again");
@@ -274,7 +282,10 @@ impl Work {
         if self.batch.status == BatchStatus::Validating && !self.validate().await? {
             return Ok(());
         }
-        if self.batch.status == BatchStatus::InProgress {
+        if matches!(
+            self.batch.status,
+            BatchStatus::InProgress | BatchStatus::Cancelling
+        ) {
             self.answer_lines().await?;
             self.look().await?;
         }

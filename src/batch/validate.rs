@@ -102,9 +102,11 @@ impl Found {
                 let message = "This line has no custom_id.";
                 self.fault(number, "missing_custom_id", Some("custom_id"), message);
             }
-            Some(name) if name.len() > MOST_NAME_BYTES => {
-                let message = format!("A custom_id may have {MOST_NAME_BYTES} bytes at most.");
-                self.fault(number, "custom_id_too_long", Some("custom_id"), &message);
+            Some(name) if name.len() > MOST_NAME_BYTES || name.contains('\0') => {
+                let message = format!(
+                    "A custom_id may have {MOST_NAME_BYTES} bytes at most, and no NUL character."
+                );
+                self.fault(number, "invalid_custom_id", Some("custom_id"), &message);
             }
             Some(name) => {
                 if !self.names.insert(name) {
@@ -144,6 +146,7 @@ mod tests {
             r#"{"body":{}}"#,
             r#"{"custom_id":"a"}"#,
             r#"{"custom_id":7}"#,
+            r#"{"custom_id":"a\u0000"}"#,
         ]
         .into_iter()
         .enumerate()
@@ -162,9 +165,10 @@ mod tests {
                 (3, "invalid_json_line"),
                 (4, "missing_custom_id"),
                 (5, "duplicate_custom_id"),
-                (6, "invalid_json_line")
+                (6, "invalid_json_line"),
+                (7, "invalid_custom_id")
             ]
         );
-        assert_eq!(found.lines, 6);
+        assert_eq!(found.lines, 7);
     }
 }

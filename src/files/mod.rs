@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Semaphore;
 
 use crate::types::{FileId, FileStore, Store, StoreError, StoredFile, UploadId};
 
 /// The size of all pieces but the last.
 const PIECE: usize = 1 << 20;
+/// Pieces that this process writes at once.
+static WRITERS: Semaphore = Semaphore::const_new(2);
 /// What is begun and never finished goes after so long.
 const ABANDONED: SignedDuration = SignedDuration::from_hours(24);
 
@@ -102,6 +105,8 @@ impl FileWriter {
 
     async fn put(&mut self, piece: &[u8]) -> Result<(), StoreError> {
         let index = self.pieces;
+        // The ledger's commits go by the same way: few files at a time, so that none waits for long.
+        let _turn = WRITERS.acquire().await;
         self.store
             .append(&self.file, index, piece, self.quota)
             .await?;

@@ -35,6 +35,23 @@ pub struct Flight {
     metrics: Arc<Metrics>,
 }
 
+/// A charge whose answer nobody has seen yet. Dropped, it is forgiven, where its commit is not under way.
+struct Unseen(Option<Arc<AtomicBool>>);
+
+impl Unseen {
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        if let Some(forgiven) = &self.0 {
+            forgiven.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// What is known of an unsettled attempt; the writer reads it for its checkpoints.
 struct Open {
     flown: Arc<Flown>,
@@ -219,8 +236,9 @@ impl Flight {
         let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(booking)));
-        // Dropped while it waits, the charge stands all the same.
+        // Dropped while it waits, the charge stands all the same, unless it is for an answer that nobody has then.
         self.due = costs;
+        let unseen = Unseen((self.paying == Paying::AtTheEnd).then(|| Arc::clone(&forgiven)));
         let done = match tokio::time::timeout(self.hold, booked).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(Error::Lost),
@@ -229,6 +247,7 @@ impl Flight {
                 Err(Error::LedgerDown)
             }
         };
+        unseen.over();
         if done.is_err() && !self.delivered {
             self.due = None;
         }

@@ -203,7 +203,7 @@ pub trait BatchStore: Send + Sync {
     /// A new batch.
     ///
     /// # Errors
-    /// The store failed.
+    /// Its file is gone, or the store failed.
     async fn create_batch(&self, batch: &Batch) -> Result<(), StoreError>;
 
     /// The project's batch with this id.
@@ -218,7 +218,7 @@ pub trait BatchStore: Send + Sync {
     /// The store failed.
     async fn batches(&self, project: &ProjectId, page: &Page) -> Result<Vec<Batch>, StoreError>;
 
-    /// The oldest batch that is not over, on which nobody works. From now on its taker does.
+    /// A batch that is not over, on which nobody works: of the project of which its taker works on fewest, the oldest.
     ///
     /// # Errors
     /// The store failed.
@@ -244,7 +244,8 @@ pub trait BatchStore: Send + Sync {
     /// The store failed.
     async fn step_batch(&self, id: &BatchId, step: &BatchStep) -> Result<bool, StoreError>;
 
-    /// A line becomes a request. False where another replica has the batch.
+    /// A line becomes a request. Says whether an answer to it was charged before, and lost; none where another replica
+    /// has the batch.
     ///
     /// # Errors
     /// The store failed.
@@ -253,7 +254,7 @@ pub trait BatchStore: Send + Sync {
         id: &BatchId,
         replica: &ReplicaId,
         line: &BatchLine,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Option<bool>, StoreError>;
 
     /// What came of a line. It is kept once: an outcome that stands is left as it is.
     ///

@@ -169,7 +169,8 @@ pub(in crate::api) async fn create(
         let message = "the file's purpose must be batch";
         return Err(ApiError::invalid(Some("input_file_id"), message));
     }
-    api.gateway.store.create_batch(&batch).await?;
+    let made = api.gateway.store.create_batch(&batch).await;
+    made.map_err(|error| no_such("file", batch.input.as_str(), error))?;
     api.batches.wake();
     Ok(Answer(batch.into()))
 }

@@ -92,11 +92,9 @@ pub(in crate::api) async fn create(
     if body.bytes > api.files.max_bytes {
         return Err(ApiError::file_too_large(api.files.max_bytes));
     }
-    if body.mime_type.len() > MAX_MIME_BYTES {
-        return Err(ApiError::invalid(
-            Some("mime_type"),
-            "mime_type is too long",
-        ));
+    if body.mime_type.len() > MAX_MIME_BYTES || body.mime_type.chars().any(char::is_control) {
+        let message = "mime_type must have 256 bytes at most, and no control characters";
+        return Err(ApiError::invalid(Some("mime_type"), message));
     }
     let keep_s = match &body.expires_after {
         None => None,

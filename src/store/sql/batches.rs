@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::rows::{foreign, ms, time};
-use super::{BEGIN, Backend, Connection};
+use super::{BEGIN, Backend, Connection, lock};
 use crate::types::{
     Batch, BatchCounts, BatchHold, BatchId, BatchLine, BatchStatus, BatchStep, BatchStore,
     BatchTimes, Caller, Endpoint, LineOutcome, Page, ProjectId, ReplicaId, RequestId, StoreError,
@@ -24,10 +24,14 @@ macro_rules! batch_columns {
 #[async_trait]
 impl BatchStore for Backend {
     async fn create_batch(&self, batch: &Batch) -> Result<(), StoreError> {
-        sqlx::query(
+        let mut transaction = self.writer.begin_with(BEGIN).await?;
+        // Nobody removes the file in between.
+        lock(&mut transaction, &format!("file {}", batch.input)).await?;
+        let done = sqlx::query(
             "INSERT INTO batch (id, organisation_id, project_id, key_id, endpoint, input_id, metadata, keep_s,
                 status, faults, lines, completed, failed, created_ms, expires_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '[]', 0, 0, 0, $10, $11)",
+             SELECT $1, $2, $3, $4, $5, id, $7, $8, $9, '[]', 0, 0, 0, $10, $11
+             FROM file WHERE id = $6 AND project_id = $3 AND state = 'ready'",
         )
         .bind(batch.id.as_str())
         .bind(batch.caller.organisation.as_str())
@@ -40,8 +44,12 @@ impl BatchStore for Backend {
         .bind(batch.status.as_str())
         .bind(ms(batch.created))
         .bind(ms(batch.expires))
-        .execute(&self.writer)
+        .execute(&mut *transaction)
         .await?;
+        if done.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("file {:?}", batch.input)));
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -75,10 +83,11 @@ impl BatchStore for Backend {
 
     async fn take_batch(&self, hold: &BatchHold) -> Result<Option<Batch>, StoreError> {
         let free: Option<String> = sqlx::query_scalar(concat!(
-            "SELECT id FROM batch WHERE ended_ms IS NULL AND held_by <> $1
-                AND (held_until_ms <= ",
+            "SELECT b.id FROM batch b WHERE b.ended_ms IS NULL AND b.held_by <> $1
+                AND (b.held_until_ms <= ",
             now_ms!(),
-            " OR $2 = 1) ORDER BY id LIMIT 1"
+            " OR $2 = 1) ORDER BY (SELECT count(*) FROM batch h WHERE h.project_id = b.project_id
+                AND h.ended_ms IS NULL AND h.held_by = $1), b.id LIMIT 1"
         ))
         .bind(hold.replica.as_str())
         .bind(i64::from(hold.alone))
@@ -179,12 +188,15 @@ impl BatchStore for Backend {
         id: &BatchId,
         replica: &ReplicaId,
         line: &BatchLine,
-    ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+    ) -> Result<Option<bool>, StoreError> {
+        let paid: Option<i64> = sqlx::query_scalar(
             "INSERT INTO batch_line (batch_id, line, request_id, custom_id, paid)
              SELECT id, $3, $4, $5, $6 FROM batch WHERE id = $1 AND held_by = $2 AND ended_ms IS NULL
-             ON CONFLICT (batch_id, line) DO UPDATE SET request_id = excluded.request_id, paid = excluded.paid
-                WHERE batch_line.status IS NULL",
+             ON CONFLICT (batch_id, line) DO UPDATE SET request_id = excluded.request_id,
+                paid = CASE WHEN batch_line.paid = 1 OR EXISTS (SELECT 1 FROM charge c
+                    WHERE c.request_id = batch_line.request_id AND c.state <> 'absorbed') THEN 1 ELSE 0 END
+                WHERE batch_line.status IS NULL
+             RETURNING paid",
         )
         .bind(id.as_str())
         .bind(replica.as_str())
@@ -192,9 +204,9 @@ impl BatchStore for Backend {
         .bind(line.request.to_string())
         .bind(&line.custom_id)
         .bind(i64::from(line.paid))
-        .execute(&self.writer)
+        .fetch_optional(&self.writer)
         .await?;
-        Ok(done.rows_affected() > 0)
+        Ok(paid.map(|paid| paid != 0))
     }
 
     async fn end_line(

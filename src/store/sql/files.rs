@@ -182,12 +182,15 @@ impl FileStore for Backend {
     }
 
     async fn remove_file(&self, project: &ProjectId, id: &str) -> Result<(), StoreError> {
+        let mut transaction = self.writer.begin_with(BEGIN).await?;
+        // No batch takes it up in between.
+        lock(&mut transaction, &format!("file {id}")).await?;
         let read: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM batch WHERE input_id = $1 AND project_id = $2 AND ended_ms IS NULL",
         )
         .bind(id)
         .bind(project.as_str())
-        .fetch_one(&self.readers)
+        .fetch_one(&mut *transaction)
         .await?;
         if read > 0 {
             return Err(StoreError::InUse(format!(
@@ -201,11 +204,12 @@ impl FileStore for Backend {
         .bind(id)
         .bind(project.as_str())
         .bind(ms(Timestamp::now()))
-        .execute(&self.writer)
+        .execute(&mut *transaction)
         .await?;
         if done.rows_affected() == 0 {
             return Err(not_found(id));
         }
+        transaction.commit().await?;
         Ok(())
     }
 

@@ -26,6 +26,16 @@ fn batch() -> Batch {
     }
 }
 
+/// A batch needs its file.
+async fn make(desk: &Desk, batch: &Batch) {
+    let mut file = super::files::file(batch.caller.project.as_str());
+    file.id = batch.input.clone();
+    let until = Timestamp::now() + MINUTE;
+    desk.store.begin_file(&file, None, until).await.unwrap();
+    desk.store.finish_file(&file).await.unwrap();
+    desk.store.create_batch(batch).await.unwrap();
+}
+
 fn hold(lasts: Duration) -> BatchHold {
     BatchHold {
         replica: ReplicaId::mint(),
@@ -59,7 +69,7 @@ on_both! {
     async fn one_replica_works_on_a_batch_until_it_leaves_or_is_silent(desk: Desk) {
         let store = &desk.store;
         let batch = batch();
-        store.create_batch(&batch).await.unwrap();
+        make(&desk, &batch).await;
         let (one, two) = (hold(Duration::from_millis(50)), hold(MINUTE));
         assert_eq!(store.take_batch(&one).await.unwrap().unwrap(), batch);
         // Who has it doesn't get it twice.
@@ -68,7 +78,7 @@ on_both! {
         assert_eq!(store.take_batch(&two).await.unwrap().unwrap().id, batch.id);
         assert!(store.hold_batch(&batch.id, &one).await.unwrap().is_none());
         assert!(store.hold_batch(&batch.id, &two).await.unwrap().is_some());
-        assert!(!store.begin_line(&batch.id, &one.replica, &line(1)).await.unwrap());
+        assert_eq!(store.begin_line(&batch.id, &one.replica, &line(1)).await.unwrap(), None);
         assert!(store.take_batch(&one).await.unwrap().is_none());
         // Who was silent has nothing to leave.
         store.leave_batch(&batch.id, &one.replica).await.unwrap();
@@ -82,23 +92,29 @@ on_both! {
     async fn a_line_has_one_outcome_and_it_is_counted_once(desk: Desk) {
         let store = &desk.store;
         let batch = batch();
-        store.create_batch(&batch).await.unwrap();
+        make(&desk, &batch).await;
         let hold = hold(MINUTE);
         store.take_batch(&hold).await.unwrap().unwrap();
         assert!(store.step_batch(&batch.id, &runs()).await.unwrap());
         assert!(!store.step_batch(&batch.id, &runs()).await.unwrap(), "it runs already");
         let (first, second) = (line(1), line(2));
         let begin = async |line: &BatchLine| store.begin_line(&batch.id, &hold.replica, line).await.unwrap();
-        assert!(begin(&first).await && begin(&second).await);
-        // Begun anew, it is another request, and what comes of the first is nothing.
-        let again = BatchLine { request: RequestId::mint(), paid: true, ..first.clone() };
-        assert!(begin(&again).await);
+        assert_eq!((begin(&first).await, begin(&second).await), (Some(false), Some(false)));
+        // Begun anew, it is another request, and what comes of the first is nothing. What was charged of it is known.
+        let mut charged = (*flown()).clone();
+        charged.request = first.request;
+        desk.commit(book(charge(&Arc::new(charged), usage(1, 1), Money(101), State::Settled))).await;
+        let again = BatchLine { request: RequestId::mint(), ..first.clone() };
+        assert_eq!(begin(&again).await, Some(true));
+        let again = BatchLine { request: RequestId::mint(), ..first.clone() };
+        assert_eq!(begin(&again).await, Some(true), "however often it is begun");
+        let again = BatchLine { paid: true, ..again };
         let outcome = |status| LineOutcome { status, body: "{}".into() };
         store.end_line(&batch.id, &first, &outcome(500)).await.unwrap();
         store.end_line(&batch.id, &again, &outcome(200)).await.unwrap();
         store.end_line(&batch.id, &again, &outcome(200)).await.unwrap();
         store.end_line(&batch.id, &second, &outcome(400)).await.unwrap();
-        assert!(!begin(&line(1)).await, "it has an answer");
+        assert_eq!(begin(&line(1)).await, None, "it has an answer");
         let lines = store.batch_lines(&batch.id, 0, 9, true).await.unwrap();
         assert_eq!(lines[0], BatchLine { outcome: Some(outcome(200)), ..again });
         assert_eq!(lines[1].outcome, Some(outcome(400)));
@@ -114,7 +130,7 @@ on_both! {
     async fn the_files_of_a_batch_are_seen_at_its_end(desk: Desk) {
         let store = &desk.store;
         let batch = batch();
-        store.create_batch(&batch).await.unwrap();
+        make(&desk, &batch).await;
         store.step_batch(&batch.id, &runs()).await.unwrap();
         let mut file = super::files::file("proj_a");
         file.project = batch.caller.project.clone();
@@ -136,6 +152,24 @@ on_both! {
         let listed = store.batches(&batch.caller.project, &page).await.unwrap();
         assert_eq!((listed.len(), listed[0].output.as_ref()), (1, Some(&file.id)));
         assert_eq!(store.batches(&"proj_b".into(), &page).await.unwrap(), []);
+    }
+
+    async fn a_batch_and_its_file_stay_together(desk: Desk) {
+        let store = &desk.store;
+        let batch = batch();
+        let orphan = store.create_batch(&batch).await.unwrap_err();
+        assert!(matches!(orphan, StoreError::NotFound(_)), "{orphan}");
+        make(&desk, &batch).await;
+        let (project, input) = (&batch.caller.project, batch.input.as_str());
+        let kept = store.remove_file(project, input).await.unwrap_err();
+        assert!(matches!(kept, StoreError::InUse(_)), "{kept}");
+        let over = BatchStep {
+            from: &[BatchStatus::Validating],
+            to: Some(BatchStatus::Failed),
+            ..BatchStep::default()
+        };
+        store.step_batch(&batch.id, &over).await.unwrap();
+        store.remove_file(project, input).await.unwrap();
     }
 
     async fn a_request_is_paid_once_a_charge_of_it_stands(desk: Desk) {
