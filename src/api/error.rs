@@ -239,7 +239,7 @@ impl ApiError {
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "invalid_request_error",
             Some("unsupported_content_encoding"),
-            "a body may be compressed with gzip or zstd, and with nothing else",
+            "a body may be compressed with gzip or zstd, and a form may not be",
         )
     }
 

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Api;
 use super::auth::Authenticated;
+use super::azure::Deployment;
 use super::body::Raw;
 use super::error::ApiError;
 use crate::types::{Paying, Repeatable, Repeated, Replay, RequestId, Store};
@@ -119,6 +120,10 @@ fn fingerprint(parts: &http::request::Parts, body: &[u8]) -> [u8; 32] {
     hash.update([0]);
     hash.update(parts.uri.path());
     hash.update([0]);
+    if let Some(Deployment(name)) = parts.extensions.get() {
+        hash.update(name);
+    }
+    hash.update([0]);
     hash.update(body);
     hash.finalize().into()
 }
@@ -155,12 +160,23 @@ async fn run(
     };
     let (answer, _client) = answer;
     let done = match answer {
-        Some(answer) => store.keep_answer(&one, &answer).await,
-        None => store.free_key(&one).await,
+        Kept::All(answer) => store.keep_answer(&one, &answer).await,
+        Kept::Nothing => store.free_key(&one).await,
+        Kept::Effect => store.lose_key(&one).await,
     };
     if let Err(error) = done {
         tracing::warn!(%error, "an answer could not be kept for those who ask again");
     }
+}
+
+/// What is left of an answer.
+enum Kept {
+    /// All of it.
+    All(Replay),
+    /// It had its effect, and is too long, or broke off: whoever asks again gets it anew, for nothing if it was charged.
+    Effect,
+    /// It was refused.
+    Nothing,
 }
 
 /// Gives the client the answer as it comes, and all of it at the end, where it is one to be kept. The client sees that it is the
@@ -169,10 +185,7 @@ async fn pass_on(
     request: Request,
     next: Next,
     head: oneshot::Sender<Response>,
-) -> (
-    Option<Replay>,
-    Option<mpsc::Sender<Result<Bytes, axum::Error>>>,
-) {
+) -> (Kept, Option<mpsc::Sender<Result<Bytes, axum::Error>>>) {
     let response = next.run(request).await;
     let (parts, mut body) = response.into_parts();
     let kept = parts.status == StatusCode::OK;
@@ -210,5 +223,10 @@ async fn pass_on(
     if kind.starts_with("text/event-stream") {
         fits &= whole.ends_with(b"data: [DONE]\n\n");
     }
-    (fits.then_some(Replay { kind, body: whole }), client)
+    let answer = match kept {
+        true if fits => Kept::All(Replay { kind, body: whole }),
+        true => Kept::Effect,
+        false => Kept::Nothing,
+    };
+    (answer, client)
 }

@@ -15,7 +15,8 @@ use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_
 use super::{Api, azure, health, request_id};
 
 /// What pages may read of an answer's head.
-const EXPOSED: [&str; 14] = [
+const EXPOSED: [&str; 15] = [
+    "idempotent-replayed",
     "retry-after",
     "x-forebay-budget-warning",
     "x-forebay-cut-by",
@@ -153,10 +154,10 @@ pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
         .with_state(Arc::clone(&api))
         // From the inside out. A panic of a handler is one broken answer in the envelope, not a broken connection.
         .layer(CatchPanicLayer::custom(panicked))
-        // Browsers ask first whether they may, without a key, and read errors as well.
-        .layer(cors(&edge.cors_origins))
         // Whatever happens inside, the answer has its id and the log its line.
         .layer(axum::middleware::from_fn_with_state(api, request_id::mint))
+        // Browsers ask first whether they may, without a key, and read errors as well.
+        .layer(cors(&edge.cors_origins))
         // Whoever reads a body reads no more than that.
         .layer(DefaultBodyLimit::max(edge.max_body_bytes));
     azure::beside(routes)

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// After an accept that failed for want of file handles, another would fail too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -75,11 +76,16 @@ pub async fn serve(
         let (tls, patience) = (door.tls.clone(), limits.header_read_timeout);
         connections.spawn(async move {
             let _place = place;
+            // Which HTTP it speaks is told by its first bytes, for which nobody else sets a time.
+            let speaks = tokio::time::timeout(patience, stream.readable()).await;
             let Some(tls) = tls else {
-                return connection.serve(stream).await;
+                if matches!(speaks, Ok(Ok(()))) {
+                    connection.serve(stream).await;
+                }
+                return;
             };
             match tokio::time::timeout(patience, tls.accept(stream)).await {
-                Ok(Ok(stream)) => connection.serve(stream).await,
+                Ok(Ok(stream)) => connection.of(stream).await,
                 Ok(Err(error)) => tracing::debug!(%error, "a client speaks no TLS"),
                 Err(_) => tracing::debug!("a client took too long to begin TLS"),
             }
@@ -103,6 +109,16 @@ struct Connection {
 }
 
 impl Connection {
+    /// Over TLS it is agreed on beforehand.
+    async fn of(mut self, stream: TlsStream<TcpStream>) {
+        let agreed = stream.get_ref().1.alpn_protocol();
+        self.server = match agreed {
+            Some(b"h2") => self.server.http2_only(),
+            _ => self.server.http1_only(),
+        };
+        self.serve(stream).await;
+    }
+
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let service = TowerToHyperService::new(self.routes);
         let connection = self

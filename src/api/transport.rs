@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use tower::{ServiceExt, service_fn};
 use tower_http::compression::predicate::Predicate;
@@ -21,14 +22,26 @@ const WORTH_IT_BYTES: u64 = 2048;
 const KNOWN: [&str; 3] = ["gzip", "zstd", "identity"];
 
 /// Answers a request, and undoes and does what its client wants done to bodies. Most want nothing, and pay nothing for it.
-pub(super) async fn carry(api: &Arc<Api>, request: Request, next: Next) -> Response {
-    let encoding = request.headers().get(CONTENT_ENCODING);
-    let known = |name: &str| KNOWN.iter().any(|known| name.eq_ignore_ascii_case(known));
-    match encoding.map(|name| name.to_str().is_ok_and(known)) {
-        None => compressed(api, request, next).await,
-        Some(false) => ApiError::unknown_encoding().into_response(),
-        Some(true) => decompressed(api, request, next).await,
-    }
+pub(super) async fn carry(api: &Arc<Api>, mut request: Request, next: Next) -> Response {
+    let Some(name) = request.headers().get(CONTENT_ENCODING) else {
+        return compressed(api, request, next).await;
+    };
+    let known = KNOWN.iter().find(|known| {
+        let same = |name: &str| name.eq_ignore_ascii_case(known);
+        name.to_str().is_ok_and(same)
+    });
+    let Some(known) = known.filter(|_| !is_form(&request)) else {
+        return ApiError::unknown_encoding().into_response();
+    };
+    let known = HeaderValue::from_static(known);
+    request.headers_mut().insert(CONTENT_ENCODING, known);
+    decompressed(api, request, next).await
+}
+
+/// Forms are read piece by piece, and a small compressed piece may be a very large one.
+fn is_form(request: &Request) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/"))
 }
 
 async fn decompressed(api: &Arc<Api>, request: Request, next: Next) -> Response {

@@ -1,6 +1,47 @@
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt;
+use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
+
+/// What llama.cpp says of a step that it was told to break off, as if it were a failure.
+const BROKEN_OFF: [&str; 4] = [
+    "graph_compute_async failed with error 1",
+    "compute status: 1",
+    "failed to decode, ret = 2",
+    "removing memory module entries",
+];
+
+/// Everything but what was asked for.
+struct Surprising;
+
+impl<S> Filter<S> for Surprising {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        if !event.metadata().target().starts_with("llama-cpp") {
+            return true;
+        }
+        let mut words = Words(false);
+        event.record(&mut words);
+        !words.0
+    }
+}
+
+/// Whether a message is one of [`BROKEN_OFF`].
+struct Words(bool);
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            let text = format!("{value:?}");
+            self.0 |= BROKEN_OFF.iter().any(|words| text.contains(words));
+        }
+    }
+}
 
 /// Logs as JSON lines on stderr, or as text where `FOREBAY_LOG_FORMAT=text` or stderr is a terminal.
 ///
@@ -30,7 +71,7 @@ pub fn init_logs() {
     };
     let started = tracing_subscriber::registry()
         .with(filter)
-        .with(layer)
+        .with(layer.with_filter(Surprising))
         .try_init();
     // A second start in one process, as tests do it, keeps the first one's settings.
     drop(started);

@@ -64,7 +64,13 @@ pub trait ReplayStore: Send + Sync {
     /// The store failed.
     async fn keep_answer(&self, one: &Repeatable, answer: &Replay) -> Result<(), StoreError>;
 
-    /// It came to nothing: the key is free again.
+    /// It had its effect, and there is no answer to be given again: whoever asks next begins it anew.
+    ///
+    /// # Errors
+    /// The store failed.
+    async fn lose_key(&self, one: &Repeatable) -> Result<(), StoreError>;
+
+    /// It came to nothing: the key is free again, unless an earlier answer under it was charged.
     ///
     /// # Errors
     /// The store failed.

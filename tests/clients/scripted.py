@@ -28,15 +28,15 @@ class Scripted:
                 outer.bodies.append(self.rfile.read(int(self.headers["content-length"])))
                 self.send_response(200)
                 self.send_header("content-type", outer.kind)
-                self.send_header("connection", "close")
+                self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
-                self.close_connection = True
                 for step in outer.script:
                     if isinstance(step, bytes):
-                        self.wfile.write(step)
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(step), step))
                         self.wfile.flush()
                     elif outer.stopping.wait(step):
                         return
+                self.wfile.write(b"0\r\n\r\n")
 
         self.stopping = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

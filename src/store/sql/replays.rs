@@ -92,9 +92,25 @@ impl ReplayStore for Backend {
         Ok(())
     }
 
-    async fn free_key(&self, one: &Repeatable) -> Result<(), StoreError> {
+    async fn lose_key(&self, one: &Repeatable) -> Result<(), StoreError> {
         sqlx::query(
-            "DELETE FROM repeatable WHERE project_id = $1 AND key = $2 AND request_id = $3 AND body IS NULL",
+            "UPDATE repeatable SET held_until_ms = 0
+             WHERE project_id = $1 AND key = $2 AND request_id = $3 AND body IS NULL",
+        )
+        .bind(one.project.as_str())
+        .bind(&one.key)
+        .bind(one.request.to_string())
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    async fn free_key(&self, one: &Repeatable) -> Result<(), StoreError> {
+        // One that was paid for stays, so that the next try costs nothing either.
+        self.lose_key(one).await?;
+        sqlx::query(
+            "DELETE FROM repeatable
+             WHERE project_id = $1 AND key = $2 AND request_id = $3 AND body IS NULL AND paid = 0",
         )
         .bind(one.project.as_str())
         .bind(&one.key)

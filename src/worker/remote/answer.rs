@@ -48,6 +48,12 @@ impl Bounds {
         Some(each.saturating_mul(self.answers))
     }
 
+    /// Whether an answer has all the tokens that it may have.
+    fn is_cut(&self, progress: &Progress) -> bool {
+        let made = progress.read().completion_tokens;
+        self.answers == 1 && self.max_tokens.is_some_and(|most| made >= most)
+    }
+
     /// Brings the count to what the worker says, where that may be.
     fn take(&self, progress: &Progress, told: Option<Count>, seen: u32) -> bool {
         match told {
@@ -93,7 +99,7 @@ pub(super) async fn read_whole(
         progress.advance_by(tokens.max(1).min(bounds.most().unwrap_or(u32::MAX)));
     }
     if is_incomplete(&body, told) {
-        body = completed(body, usage(progress));
+        body = completed(body, usage(progress), bounds.is_cut(progress));
     }
     let events = [
         Event::Relay {
@@ -126,8 +132,14 @@ pub(super) struct Reading {
     text: Option<String>,
     /// Frames that held something that was generated.
     tokens: u32,
+    /// How many choices it has begun with: none of them is left open.
+    begun: u32,
     /// Choices that have ended.
     ended: BTreeSet<u32>,
+    /// Their number, where a worker doesn't number them.
+    ends: usize,
+    /// Its end is told by HTTP, so that breaking off is no end.
+    framed: bool,
     /// A tool was called.
     calls: bool,
     /// When the answer was begun, as the worker says.
@@ -146,7 +158,7 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn new(
-        body: Incoming,
+        (body, framed): (Incoming, bool),
         names: Names,
         (shows_usage, tells_text): (bool, bool),
         bounds: Bounds,
@@ -167,7 +179,10 @@ impl Reading {
             last: dispatched,
             text: tells_text.then(String::new),
             tokens: 0,
+            begun: 1,
             ended: BTreeSet::new(),
+            ends: 0,
+            framed,
             calls: false,
             created: None,
             showed_usage: false,
@@ -278,6 +293,10 @@ impl Reading {
             return Ok(());
         }
         let is_end = !chunk.ends.is_empty();
+        self.ends += chunk.ends.len();
+        self.begun = self
+            .begun
+            .max(chunk.choice.map_or(0, |last| last.saturating_add(1)));
         self.ended.extend(chunk.ends);
         let to = if is_end || chunk.is_usage {
             &mut self.tail
@@ -332,8 +351,11 @@ impl Reading {
     fn wind_up(&mut self) {
         let now = || jiff::Timestamp::now().as_second();
         let created = self.created.unwrap_or_else(now);
-        let open = (0..self.bounds.answers).filter(|index| !self.ended.contains(index));
-        let mut frames = ends(&self.names, created, open, self.calls);
+        let begun = self.begun.min(self.bounds.answers);
+        let numbered = self.ends == self.ended.len();
+        let open = (0..begun).filter(|index| numbered && !self.ended.contains(index));
+        let how = (self.calls, self.bounds.is_cut(&self.progress));
+        let mut frames = ends(&self.names, created, open, how);
         if self.shows_usage && !self.showed_usage {
             frames.push(usage_frame(&self.names, created, usage(&self.progress)));
         }
@@ -353,13 +375,13 @@ impl Reading {
     }
 
     fn is_whole(&self) -> bool {
-        self.ended.len() >= self.bounds.answers as usize
+        self.ends >= self.bounds.answers as usize
     }
 
-    /// Some servers close where others say `[DONE]`, and some where others say that the answer has ended. One that breaks off
-    /// doesn't close in order.
+    /// Some servers close where others say `[DONE]`, and some where others say that the answer has ended. That is an end only
+    /// where one that breaks off would look otherwise.
     fn end_of_body(&mut self) {
-        if self.is_whole() || self.tokens > 0 {
+        if self.is_whole() || self.tokens > 0 && self.framed && self.frames.is_empty() {
             self.end();
         } else {
             self.fail(Failure::Broken("its answer has no end".into()));

@@ -15,7 +15,8 @@ struct Parts<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     model: Option<&'a RawValue>,
-    created: Option<i64>,
+    #[serde(borrow)]
+    created: Option<&'a RawValue>,
     #[serde(borrow)]
     choices: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -79,6 +80,8 @@ pub(super) struct Chunk {
     pub(super) calls: bool,
     /// When the answer was begun, as the worker says.
     pub(super) created: Option<i64>,
+    /// The last choice that it says something of.
+    pub(super) choice: Option<u32>,
     /// The choices that it ends.
     pub(super) ends: Vec<u32>,
     /// It holds no choice: it is there for the usage alone.
@@ -121,7 +124,8 @@ impl Chunk {
             json: changes.apply(),
             has_token: choices.iter().any(Choice::has_token),
             calls: choices.iter().any(Choice::calls),
-            created: parts.created,
+            created: parts.created.and_then(seconds),
+            choice: choices.iter().map(|choice| choice.index).max(),
             ends: choices
                 .iter()
                 .filter(|choice| choice.finish_reason.is_some())
@@ -150,7 +154,7 @@ pub(super) fn whole(body: &[u8], names: &Names) -> Result<(Vec<u8>, Option<Count
 }
 
 /// A whole answer with what a worker may leave out and clients look for: each choice's end, and the usage.
-pub(super) fn completed(body: Vec<u8>, usage: Usage) -> Vec<u8> {
+pub(super) fn completed(body: Vec<u8>, usage: Usage, cut: bool) -> Vec<u8> {
     let Ok(mut whole) = serde_json::from_slice::<Map<String, Value>>(&body) else {
         return body;
     };
@@ -165,7 +169,7 @@ pub(super) fn completed(body: Vec<u8>, usage: Usage) -> Vec<u8> {
             .is_some_and(|calls| !calls.is_empty());
         let reason = choice.entry("finish_reason").or_insert(Value::Null);
         if reason.is_null() {
-            *reason = finish(calls).into();
+            *reason = finish(calls, cut).into();
         }
     }
     let told = whole.entry("usage").or_insert(Value::Null);
@@ -189,10 +193,11 @@ pub(super) fn ends(
     names: &Names,
     created: i64,
     open: impl Iterator<Item = u32>,
-    calls: bool,
+    (calls, cut): (bool, bool),
 ) -> Vec<Value> {
     let ending = |index| {
-        let mut choice = json!({"index": index, "finish_reason": finish(calls), "logprobs": null});
+        let mut choice =
+            json!({"index": index, "finish_reason": finish(calls, cut), "logprobs": null});
         match names.endpoint {
             Endpoint::Chat => choice["delta"] = json!({}),
             Endpoint::Completions | Endpoint::Embeddings => choice["text"] = json!(""),
@@ -216,8 +221,12 @@ fn usage_object(usage: Usage) -> Value {
     })
 }
 
-fn finish(calls: bool) -> &'static str {
-    if calls { "tool_calls" } else { "stop" }
+fn finish(calls: bool, cut: bool) -> &'static str {
+    match (calls, cut) {
+        (_, true) => "length",
+        (true, false) => "tool_calls",
+        (false, false) => "stop",
+    }
 }
 
 impl Names {
@@ -245,6 +254,16 @@ fn parts(data: &[u8]) -> Result<Parts<'_>, Failure> {
 /// The worker's own words stay out of it: they may be the client's.
 fn garbled(what: &str) -> Failure {
     Failure::Broken(format!("it sent what can't be read: {what}"))
+}
+
+/// Whole seconds, as some servers don't give them.
+fn seconds(created: &RawValue) -> Option<i64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a cast of a float saturates"
+    )]
+    let whole = |seconds: f64| seconds as i64;
+    created.get().parse().ok().map(whole)
 }
 
 fn count(usage: &RawValue) -> Option<Count> {
@@ -505,7 +524,8 @@ mod tests {
         ] {
             let body = format!(r#"{{"choices":[{choice}],"usage":null}}"#);
             assert!(is_incomplete(body.as_bytes(), told), "{body}");
-            let whole: Value = serde_json::from_slice(&completed(body.into(), usage)).unwrap();
+            let whole: Value =
+                serde_json::from_slice(&completed(body.into(), usage, false)).unwrap();
             assert_eq!(whole["choices"][0]["finish_reason"], reason);
             assert_eq!(whole["usage"]["total_tokens"], 5);
         }

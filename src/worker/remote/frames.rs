@@ -32,6 +32,11 @@ impl Frames {
         Ok(())
     }
 
+    /// Whether no part of a frame is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffer.trim_ascii().is_empty() && self.data.is_none()
+    }
+
     /// The data of the next frame that is there as a whole. Comments and other fields are passed over.
     pub(super) fn next(&mut self) -> Option<Bytes> {
         while let Some(mut line) = self.line() {

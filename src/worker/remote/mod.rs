@@ -187,8 +187,9 @@ impl Remote {
         if streams {
             let wait = self.timeouts.first_token.min(limit);
             let response = self.send(path, body, wait, &progress).await?;
+            let framed = is_framed(&response);
             let reading = Reading::new(
-                response.into_body(),
+                (response.into_body(), framed),
                 names,
                 (relay.include_usage || !relay.streams, job.resumable),
                 bounds,
@@ -209,6 +210,14 @@ impl Remote {
             .await
             .unwrap_or_else(|_| Err(Failure::Broken("its answer did not come in time".into())))
     }
+}
+
+/// Whether HTTP tells the end of a body from a connection that is gone.
+fn is_framed(response: &http::Response<Incoming>) -> bool {
+    let headers = response.headers();
+    response.version() == http::Version::HTTP_2
+        || headers.contains_key(http::header::TRANSFER_ENCODING)
+        || headers.contains_key(http::header::CONTENT_LENGTH)
 }
 
 #[async_trait]

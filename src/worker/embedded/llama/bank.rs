@@ -23,6 +23,8 @@ use crate::types::{Adapter, Class, Failure};
 
 /// Tokens of one step when nobody generates: prompts go through as fast as they can.
 const FULL_STEP: usize = 512;
+/// Prompt tokens of the batch class in a step that shall not take long.
+const SHORTEST_STEP: usize = 32;
 /// Tokens whose every logit is read, in one step: a row of them is as long as the vocabulary.
 const SCORED_STEP: usize = 64;
 /// A prompt of so many tokens makes a long sequence.
@@ -49,6 +51,9 @@ pub(super) struct Bank<'a> {
     /// The ids of sequences whose prompt isn't read, in the order they came.
     reading: VecDeque<usize>,
     most_tokens: usize,
+    /// Prompt tokens of the batch class in a step that may be broken off.
+    yielding_tokens: usize,
+    may_yield: bool,
     /// `None` where nothing is drafted.
     drafts: Option<Drafts>,
     /// Tokens of a sequence from which some can be taken out again.
@@ -177,6 +182,8 @@ impl<'a> Bank<'a> {
                 .collect(),
             reading: VecDeque::new(),
             most_tokens,
+            yielding_tokens: most_tokens,
+            may_yield: false,
             drafts: (settings.lookup && model.cuttable_tokens() > 0).then(Drafts::default),
             cuttable: model.cuttable_tokens(),
             idle_since: Instant::now(),
@@ -329,11 +336,13 @@ impl<'a> Bank<'a> {
     pub(super) fn step(
         &mut self,
         model: &Model,
-        turn: Turn,
+        (turn, urgent): (Turn, bool),
         pace: &mut Pace,
         scratch: &mut Scratch,
     ) -> Result<Stepped, String> {
         let mut stepped = Stepped::default();
+        // Its own part of the time is the batch class's to the end.
+        self.may_yield = !urgent;
         let (short, long) = self.decoding(turn);
         let sequences = short.len() + long.len();
         let decodes = sequences > 0;
@@ -354,11 +363,16 @@ impl<'a> Bank<'a> {
                 drafts.stepped(sequences, stepped.drafted > 0, stepped.sampled, seconds);
             }
         }
-        let shares = self.shares(turn, decodes.then_some(&*pace));
+        let shares = self.shares((turn, urgent), decodes.then_some(&*pace));
         let prefilled: usize = shares.iter().map(|(_, share)| share).sum();
         self.compute(&shares, model, scratch, &mut stepped)?;
         if stepped.broken_off > 0 {
+            // The next one is shorter, so that it comes to its end.
+            self.yielding_tokens = (prefilled / 2).max(SHORTEST_STEP);
             return Ok(stepped);
+        }
+        if prefilled > 0 {
+            self.yielding_tokens = (self.yielding_tokens * 2).min(self.most_tokens);
         }
         if decodes && prefilled > 0 {
             pace.read(prefilled, decoded.elapsed().as_secs_f64());
@@ -402,13 +416,14 @@ impl<'a> Bank<'a> {
     }
 
     /// How many prompt tokens each sequence that reads may bring; with a pace where answers go on beside it.
-    fn shares(&self, turn: Turn, pace: Option<&Pace>) -> Vec<(usize, usize)> {
+    fn shares(&self, (turn, urgent): (Turn, bool), pace: Option<&Pace>) -> Vec<(usize, usize)> {
         let readers = self.reading.iter().filter_map(|id| {
             let sequence = self.slots[*id].as_ref()?;
-            let limit = if sequence.common.scores_prompt() {
-                SCORED_STEP
-            } else {
-                usize::MAX
+            let limit = match sequence.common.class() {
+                _ if sequence.common.scores_prompt() => SCORED_STEP,
+                Class::Batch if urgent => SHORTEST_STEP,
+                Class::Batch => self.yielding_tokens,
+                Class::Standard | Class::Interactive => usize::MAX,
             };
             let reader = Reader {
                 id: *id,
@@ -418,7 +433,9 @@ impl<'a> Bank<'a> {
             let reads = takes_part(sequence, turn) && sequence.common.answer.has_room();
             reads.then_some(reader)
         });
-        let readers: Vec<_> = readers.collect();
+        let mut readers: Vec<_> = readers.collect();
+        // Higher classes first, and within a class who came first.
+        readers.sort_by_key(|reader| self.is_batch(reader.id));
         let long = readers.iter().filter(|reader| reader.long).count();
         let most = pace.map_or(self.most_tokens, Pace::most);
         let paced = pace.map_or(most, |pace| pace.budget(long));
@@ -439,7 +456,7 @@ impl<'a> Bank<'a> {
         let parts = self.fill(shares)?;
         #[cfg(test)]
         let decodes = parts.iter().all(|part| part.rows.len() == 1);
-        let yields = parts.iter().all(|part| self.is_batch(part.id));
+        let yields = self.may_yield && parts.iter().all(|part| self.is_batch(part.id));
         self.urgency.set_yields(yields);
         let done = self.context.decode(&mut self.batch);
         self.urgency.set_yields(false);

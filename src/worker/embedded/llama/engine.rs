@@ -339,18 +339,26 @@ impl<'a> Engine<'a> {
 
     fn step(&mut self) {
         let urgent = self.banks.iter().any(|bank| bank.can_step(Turn::Urgent));
-        let (turn, start) = (self.turns.next(urgent), Instant::now());
+        // Who waits for an adapter's place waits until all sequences of one have ended, those of the batch class too.
+        let turn = self.turns.next(urgent && !self.adapter_waits);
+        let (start, mut broken_off) = (Instant::now(), false);
         for bank in 0..self.banks.len() {
             if !self.banks[bank].can_step(turn) {
                 continue;
             }
             self.metrics.steps.inc();
-            match self.banks[bank].step(self.model, turn, &mut self.pace, &mut self.scratch) {
-                Ok(stepped) => self.after(bank, stepped),
+            let (pace, scratch) = (&mut self.pace, &mut self.scratch);
+            match self.banks[bank].step(self.model, (turn, urgent), pace, scratch) {
+                Ok(stepped) => {
+                    broken_off |= stepped.broken_off > 0;
+                    self.after(bank, stepped);
+                }
                 Err(reason) => self.fail_all(bank, &reason),
             }
         }
-        self.turns.took(turn, urgent, start.elapsed());
+        if !broken_off {
+            self.turns.took(turn, urgent, start.elapsed());
+        }
     }
 
     fn after(&mut self, bank: usize, stepped: Stepped) {

@@ -112,7 +112,7 @@ impl Turns {
         }
     }
 
-    /// A step of this turn took so long.
+    /// A step of this turn took so long, and was not broken off.
     pub(super) fn took(&mut self, turn: Turn, urgent: bool, time: Duration) {
         match turn {
             Turn::Urgent => self.earned += time / ONE_IN,
