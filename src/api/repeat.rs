@@ -36,6 +36,10 @@ const PIECES: usize = 16;
 /// How long a client may take none of them before it counts as gone.
 const STALL: Duration = Duration::from_secs(30);
 
+/// The first request under an idempotency key. What it makes is named after it, so that there is one of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct First(pub(super) RequestId);
+
 /// Where it is honoured.
 const ROUTES: [&str; 5] = [
     "/v1/chat/completions",
@@ -90,9 +94,14 @@ async fn repeatable(
     };
     let store = &api.gateway.store;
     match store.take_key(&one, HOLD).await? {
-        Repeated::New | Repeated::Lost(false) => {}
-        Repeated::Lost(true) => {
-            parts.extensions.insert(Paying::Already);
+        Repeated::New => {
+            parts.extensions.insert(First(one.request));
+        }
+        Repeated::Lost { paid, first } => {
+            parts.extensions.insert(First(first));
+            if paid {
+                parts.extensions.insert(Paying::Already);
+            }
         }
         Repeated::Runs => return Err(ApiError::still_runs()),
         Repeated::Another => return Err(ApiError::another_request()),

@@ -5,6 +5,7 @@ mod files;
 mod ledger;
 mod invoices;
 mod notices;
+mod replays;
 mod replicas;
 mod slices;
 mod tenants;

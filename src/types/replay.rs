@@ -39,8 +39,13 @@ pub enum Repeated {
     Answered(Replay),
     /// It was another request's.
     Another,
-    /// Whoever ran it is gone, and this one takes its place; true where it was charged.
-    Lost(bool),
+    /// Whoever ran it is gone, and this one takes its place.
+    Lost {
+        /// It was charged.
+        paid: bool,
+        /// The first request under the key: what it made has its name.
+        first: RequestId,
+    },
 }
 
 /// Where answers are kept for clients that ask twice.

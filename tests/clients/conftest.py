@@ -16,9 +16,9 @@ def no_ambient_settings():
         yield
 
 
-def running(folder, config=CONFIG, until="/ready"):
+def running(folder, config=CONFIG, until="/ready", ca=None):
     try:
-        server = Server(folder, config, until)
+        server = Server(folder, config, until, ca)
     except RuntimeError as error:
         # One clear message, not the traceback of a fixture; and a failure, never a skip.
         pytest.fail(str(error), pytrace=False)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -34,12 +35,14 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    def __init__(self, folder: Path, config: Path = CONFIG, until: str = "/ready"):
+    def __init__(self, folder: Path, config: Path = CONFIG, until: str = "/ready", ca: Path | None = None):
         self.until = until
+        # Whoever speaks TLS is known by this certificate.
+        self.verify = ssl.create_default_context(cafile=ca) if ca else True
         self.binary = binary()
         self.config = config
         port, metrics_port = free_ports(2)
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if ca else 'http'}://127.0.0.1:{port}"
         self.metrics_url = f"http://127.0.0.1:{metrics_port}"
         # None of the caller's own FOREBAY_*: they would be read as settings.
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("FOREBAY_")} | {
@@ -73,7 +76,7 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"forebay serve ended with {self.process.returncode}:\n{self.log_tail()}")
             try:
-                if httpx.get(f"{self.url}{self.until}", trust_env=False, timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}{self.until}", trust_env=False, timeout=5, verify=self.verify).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

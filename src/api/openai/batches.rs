@@ -1,7 +1,7 @@
 //! `/v1/batches`: <https://platform.openai.com/docs/api-reference/batch>
 
 use axum::Json as Answer;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,6 +14,7 @@ use crate::api::error::ApiError;
 use crate::api::list::{List, page};
 use crate::api::path::Path;
 use crate::api::query::Query;
+use crate::api::repeat::First;
 use crate::api::{Api, Shared};
 use crate::tenancy::Access;
 use crate::types::{
@@ -161,9 +162,21 @@ fn checked_metadata(metadata: Map<String, Value>) -> Result<Value, ApiError> {
 pub(in crate::api) async fn create(
     State(api): Shared,
     Authenticated(access): Authenticated,
+    first: Option<Extension<First>>,
     Json(body): Json<Create>,
 ) -> Result<Answer<BatchObject>, ApiError> {
-    let batch = body.batch(&api, &access)?;
+    let mut batch = body.batch(&api, &access)?;
+    if let Some(Extension(First(first))) = first {
+        batch.id = format!("batch_{}", first.simple()).into();
+        // A process died between making it and telling of it.
+        let made = api
+            .gateway
+            .store
+            .find_batch(&access.caller.project, batch.id.as_str());
+        if let Ok(made) = made.await {
+            return Ok(Answer(made.into()));
+        }
+    }
     let file = found(&api, &access.caller.project, batch.input.as_str()).await?;
     if file.purpose != Purpose::Batch {
         let message = "the file's purpose must be batch";

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::batches::is_paid;
-use super::rows::ms;
+use super::rows::{foreign, ms};
 use super::{BEGIN, Backend, lock};
-use crate::types::{Repeatable, Repeated, Replay, ReplayStore, StoreError};
+use crate::types::{Repeatable, Repeated, Replay, ReplayStore, RequestId, StoreError};
 
 #[async_trait]
 impl ReplayStore for Backend {
@@ -20,7 +20,7 @@ impl ReplayStore for Backend {
         )
         .await?;
         let row: Option<KeyRow> = sqlx::query_as(concat!(
-            "SELECT fingerprint, request_id, kind, body, paid, CASE WHEN held_until_ms > ",
+            "SELECT fingerprint, request_id, first_id, kind, body, paid, CASE WHEN held_until_ms > ",
             now_ms!(),
             " THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END AS held FROM repeatable
              WHERE project_id = $1 AND key = $2"
@@ -40,11 +40,16 @@ impl ReplayStore for Backend {
                 ..
             }) => return Ok(Repeated::Answered(Replay { kind, body })),
             Some(row) if row.held != 0 => return Ok(Repeated::Runs),
-            Some(row) => Some(row.paid != 0 || is_paid(&mut transaction, &row.request_id).await?),
+            Some(row) => {
+                let paid = row.paid != 0 || is_paid(&mut transaction, &row.request_id).await?;
+                let first = RequestId::parse(row.first_id.trim_start_matches("req_"));
+                Some((paid, first.ok_or_else(|| foreign("id of a request"))?))
+            }
         };
         sqlx::query(concat!(
-            "INSERT INTO repeatable (project_id, key, fingerprint, request_id, created_ms, paid, held_until_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, ",
+            "INSERT INTO repeatable (project_id, key, fingerprint, request_id, first_id, created_ms, paid,
+                held_until_ms)
+             VALUES ($1, $2, $3, $4, $4, $5, $6, ",
             now_ms!(),
             " + $7) ON CONFLICT (project_id, key) DO UPDATE SET request_id = excluded.request_id,
                 held_until_ms = excluded.held_until_ms, paid = excluded.paid"
@@ -54,12 +59,15 @@ impl ReplayStore for Backend {
         .bind(hex::encode(one.fingerprint))
         .bind(one.request.to_string())
         .bind(ms(Timestamp::now()))
-        .bind(i64::from(lost.unwrap_or(false)))
+        .bind(i64::from(lost.is_some_and(|(paid, _)| paid)))
         .bind(milliseconds(hold))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        Ok(lost.map_or(Repeated::New, Repeated::Lost))
+        Ok(lost.map_or(Repeated::New, |(paid, first)| Repeated::Lost {
+            paid,
+            first,
+        }))
     }
 
     async fn hold_key(&self, one: &Repeatable, hold: Duration) -> Result<(), StoreError> {
@@ -140,6 +148,7 @@ impl ReplayStore for Backend {
 struct KeyRow {
     fingerprint: String,
     request_id: String,
+    first_id: String,
     kind: Option<String>,
     body: Option<Vec<u8>>,
     held: i64,

@@ -91,6 +91,8 @@ CREATE TABLE repeatable (
     key           TEXT   NOT NULL,
     fingerprint   TEXT   NOT NULL,
     request_id    TEXT   NOT NULL,
+    -- The first request under the key, which names what it makes.
+    first_id      TEXT   NOT NULL,
     created_ms    BIGINT NOT NULL,
     -- Until when whoever runs it is to be heard of.
     held_until_ms BIGINT NOT NULL,
