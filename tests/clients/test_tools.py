@@ -3,7 +3,7 @@ from typing import Literal
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from asks import CHAT, chat, of_choice, user
 
@@ -93,11 +93,13 @@ def test_a_streamed_call_is_what_the_whole_call_is(exact_client, choice):
 
 
 class Place(BaseModel):
+    # Nothing beside it, or the model tells a story in it.
+    model_config = ConfigDict(extra="forbid")
     place: Literal["北京 🏮", "Zürich"]
 
 
 def test_several_calls_in_two_answers_are_put_together_as_they_are_in_whole_ones(exact_client):
-    tools = [function("weather", Place), function("clock", Zone)]
+    tools = [function("weather", Place)]
     request = chat(QUESTION, max_tokens=120, tools=tools, tool_choice="required", n=2, temperature=0)
     whole = exact_client.chat.completions.create(**request)
     # By hand: this model calls until it is cut off, which the SDK's own accumulator takes for an error. `make conformance`
@@ -116,7 +118,7 @@ def test_several_calls_in_two_answers_are_put_together_as_they_are_in_whole_ones
     }
     assert streamed == said
     assert all(len(calls) >= 2 for calls in said.values())
-    assert {name for calls in said.values() for name, _ in calls} <= {"weather", "clock"}
+    assert all(name == "weather" for calls in said.values() for name, _ in calls)
 
 
 def test_the_sdks_own_stream_puts_a_call_together(client):

@@ -354,6 +354,22 @@ fn the_older_form_of_calls_is_understood() {
 }
 
 #[test]
+fn an_assistants_turn_may_be_empty() {
+    for turn in [
+        json!({"role": "assistant"}),
+        json!({"role": "assistant", "content": null}),
+        json!({"role": "assistant", "content": ""}),
+    ] {
+        let user = json!({"role": "user", "content": "Hi"});
+        let request = good(json!({"messages": [user, turn, user]}));
+        let Prompt::Chat(chat) = &request.prompts[0] else {
+            panic!("no chat");
+        };
+        assert_eq!(chat.messages[1].content, "");
+    }
+}
+
+#[test]
 fn conversations_that_make_no_sense_are_named() {
     let messages = |messages: Value| json!({"messages": messages});
     let id_less = json!({"role": "tool", "content": "12:00"});
@@ -404,10 +420,6 @@ fn conversations_that_make_no_sense_are_named() {
                 json!([{"role": "assistant", "tool_calls": [{"id": "a", "type": "function"}]}]),
             ),
             "messages[0].tool_calls[0].function",
-        ),
-        (
-            messages(json!([{"role": "assistant"}])),
-            "messages[0].content",
         ),
         (messages(json!([{"role": "user"}])), "messages[0].content"),
         (
