@@ -71,8 +71,10 @@ impl Work {
             // With its place, so that no more lines are held in memory than are under way.
             let room = Arc::clone(&self.runner.room).acquire_owned();
             let room = tokio::select! {
-                () = self.close.cancelled(), if !lost => break,
+                () = self.runner.batches.stop.cancelled() => break,
                 () = self.lost.cancelled() => break,
+                // Behind it there may be one of which an answer was charged and lost.
+                () = self.close.cancelled(), if !lost => continue,
                 room = room => room.map_err(|_| Halt::Stopped)?,
             };
             let job = Job {

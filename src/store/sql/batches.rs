@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::rows::{foreign, ms, time};
+use super::rows::{foreign, milliseconds, ms, time};
 use super::{BEGIN, Backend, Connection, lock};
 use crate::types::{
     Batch, BatchCounts, BatchHold, BatchId, BatchLine, BatchStatus, BatchStep, BatchStore,
@@ -107,7 +107,7 @@ impl BatchStore for Backend {
         ))
         .bind(hold.replica.as_str())
         .bind(i64::from(hold.alone))
-        .bind(lasts(hold))
+        .bind(milliseconds(hold.lasts))
         .bind(free)
         .fetch_optional(&self.writer)
         .await?;
@@ -127,7 +127,7 @@ impl BatchStore for Backend {
         ))
         .bind(id.as_str())
         .bind(hold.replica.as_str())
-        .bind(lasts(hold))
+        .bind(milliseconds(hold.lasts))
         .fetch_optional(&self.writer)
         .await?;
         row.map(Batch::try_from).transpose()
@@ -289,10 +289,6 @@ pub(super) async fn is_paid(
     .fetch_one(connection)
     .await?;
     Ok(rows > 0)
-}
-
-fn lasts(hold: &BatchHold) -> i64 {
-    i64::try_from(hold.lasts.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 #[derive(sqlx::FromRow)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Backend;
-use super::rows::LimitRow;
+use super::rows::{LimitRow, milliseconds};
 use crate::types::{LimitSet, Notice, Outbox, Sent, StoreError};
 
 #[async_trait]
@@ -90,8 +90,4 @@ impl Outbox for Backend {
         .await?;
         Ok(())
     }
-}
-
-fn milliseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::batches::is_paid;
-use super::rows::{foreign, ms};
+use super::rows::{foreign, milliseconds, ms};
 use super::{BEGIN, Backend, lock};
 use crate::types::{Repeatable, Repeated, Replay, ReplayStore, RequestId, StoreError};
 
@@ -153,8 +153,4 @@ struct KeyRow {
     body: Option<Vec<u8>>,
     held: i64,
     paid: i64,
-}
-
-fn milliseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
 }

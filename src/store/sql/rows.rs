@@ -1,5 +1,7 @@
 //! Columns to words and back.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::super::unusable;
@@ -7,6 +9,11 @@ use crate::types::{ApiKey, AuditRow, LimitSet, Organisation, Project, Scope, Sto
 
 pub(super) fn ms(time: Timestamp) -> i64 {
     time.as_millisecond()
+}
+
+/// A time that is added to one, and so is no more than half of what there is.
+pub(super) fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 /// A row that no version of this program wrote.
