@@ -40,7 +40,7 @@ api_key_env = "SECOND_KEY"
 
 [[model]]
 name = "smollm2-135m-instruct"
-price = { prompt = "0.02", completion = "0.06" }
+price = {{ prompt = "0.02", completion = "0.06" }}
 """
 
 SCRIPTED = """
@@ -726,6 +726,13 @@ def test_line_51_a_file_comes_by_multipart_and_has_its_fields(ai):
     assert ai.files.delete(made.id).deleted
     with pytest.raises(openai.NotFoundError):
         ai.files.retrieve(made.id)
+
+
+def test_line_51_a_file_may_be_larger_than_any_other_body(ai):
+    content = bytes(range(256)) * (17 << 12)
+    made = ai.files.create(file=("large.bin", content), purpose="user_data")
+    assert made.bytes == 17 << 20
+    assert ai.files.content(made.id).read() == content
 
 
 def line(name, **settings):
