@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::limits;
 use crate::tenancy::{Over, Refused, Standing, Unit};
@@ -31,12 +32,14 @@ pub(super) struct ApiError {
 }
 
 /// <https://platform.openai.com/docs/guides/error-codes>
-#[derive(Debug, Serialize)]
-struct Envelope {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ErrorResponse)]
+pub(super) struct Envelope {
     error: Body,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
 struct Body {
     message: String,
     r#type: &'static str,
@@ -488,3 +491,6 @@ impl From<Failure> for ApiError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

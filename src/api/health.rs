@@ -5,23 +5,43 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::error::ApiError;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Readiness {
     ready: bool,
     /// What is not, a line each.
     waiting_for: Vec<String>,
 }
 
-/// 200 as long as the process answers.
+/// Whether the process answers.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "Health",
+    operation_id = "health",
+    security(()),
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain")),
+)]
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// 200 once every model is loaded and the store answers, 503 with the reasons otherwise.
+/// Whether the process can serve.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "Health",
+    operation_id = "ready",
+    security(()),
+    responses(
+        (status = 200, body = Readiness, description = "Every model is loaded and the store answers"),
+        (status = 503, body = Readiness, description = "What is waited for"),
+    ),
+)]
 pub(super) async fn ready(State(api): Shared) -> Response {
     let mut waiting_for = api.gateway.scheduler.not_ready();
     if let Err(error) = api.gateway.store.ping().await {

@@ -1,4 +1,5 @@
 use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::query::Query;
 use crate::api::error::ApiError;
@@ -8,13 +9,24 @@ const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 
 /// Part of a list, as OpenAI's administration API has it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct List<T> {
     object: &'static str,
     data: Vec<T>,
     first_id: Option<String>,
     last_id: Option<String>,
     has_more: bool,
+}
+
+/// Which part is wanted, as the document of the API says it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "parameters are looked up by name")]
+pub(super) struct PageParams {
+    /// The id of the last one that was seen.
+    after: Option<String>,
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
 }
 
 /// Which part is wanted, and one entry more, by which it shows whether there are more.

@@ -10,6 +10,7 @@ mod inside;
 mod limits;
 mod list;
 mod openai;
+mod openapi;
 mod organization;
 mod path;
 mod query;

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::openai::{batches, chat, completions, embeddings, files, models, tokens, uploads};
 use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_limits, usage};
-use super::{Api, azure, health, request_id};
+use super::{Api, azure, health, openapi, request_id};
 
 /// What pages may read of an answer's head.
 const EXPOSED: [&str; 15] = [
@@ -35,103 +37,73 @@ const EXPOSED: [&str; 15] = [
 /// For how long a browser needs not ask again.
 const PREFLIGHT: Duration = Duration::from_secs(3600);
 
-type Route = (&'static str, MethodRouter<Arc<Api>>);
-
-/// Everything that clients reach.
-fn table() -> Vec<Route> {
-    let mut routes = vec![
-        ("/v1/chat/completions", post(chat::create)),
-        ("/v1/completions", post(completions::create)),
-        ("/v1/embeddings", post(embeddings::create)),
-        ("/v1/tokenize", post(tokens::tokenize)),
-        ("/v1/detokenize", post(tokens::detokenize)),
-        // Where vLLM has them.
-        ("/tokenize", post(tokens::tokenize)),
-        ("/detokenize", post(tokens::detokenize)),
-        ("/v1/models", get(models::list)),
-        ("/v1/models/{*model}", get(models::retrieve)),
-        ("/health", get(health::live)),
-        ("/ready", get(health::ready)),
-    ];
-    routes.extend(kept());
-    routes.extend(organization());
-    routes
+/// Everything that clients reach, and what the document says of it. Each handler names its path.
+fn table() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(chat::create))
+        .routes(routes!(completions::create))
+        .routes(routes!(embeddings::create))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::detokenize))
+        .routes(routes!(models::list))
+        .routes(routes!(models::retrieve))
+        .merge(kept())
+        .merge(organization())
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
 }
 
 /// What tenants leave here for later.
-fn kept() -> [Route; 10] {
+fn kept() -> OpenApiRouter<Arc<Api>> {
     // Bodies are bounded as they come: a file, and each part of one.
-    let form = |route: MethodRouter<_>| route.layer(DefaultBodyLimit::disable());
-    [
-        ("/v1/files", form(post(files::create)).get(files::list)),
-        (
-            "/v1/files/{file}",
-            get(files::retrieve).delete(files::delete),
-        ),
-        ("/v1/files/{file}/content", get(files::content)),
-        ("/v1/uploads", post(uploads::create)),
-        ("/v1/uploads/{upload}/parts", form(post(uploads::add_part))),
-        ("/v1/uploads/{upload}/complete", post(uploads::complete)),
-        ("/v1/uploads/{upload}/cancel", post(uploads::cancel)),
-        ("/v1/batches", post(batches::create).get(batches::list)),
-        ("/v1/batches/{batch}", get(batches::retrieve)),
-        ("/v1/batches/{batch}/cancel", post(batches::cancel)),
-    ]
+    let form = DefaultBodyLimit::disable;
+    OpenApiRouter::default()
+        .routes(routes!(files::create).layer(form()))
+        .routes(routes!(files::list))
+        .routes(routes!(files::retrieve, files::delete))
+        .routes(routes!(files::content))
+        .routes(routes!(uploads::create))
+        .routes(routes!(uploads::add_part).layer(form()))
+        .routes(routes!(uploads::complete))
+        .routes(routes!(uploads::cancel))
+        .routes(routes!(batches::create, batches::list))
+        .routes(routes!(batches::retrieve))
+        .routes(routes!(batches::cancel))
 }
 
 /// For administrators; usage and costs are for tenants as well, of their own.
-fn organization() -> [Route; 15] {
-    let project = get(projects::retrieve).post(projects::modify);
-    let key = get(keys::retrieve).delete(keys::delete);
-    let admin_key = get(admin_keys::retrieve).delete(admin_keys::delete);
-    let rate_limit = post(rate_limits::modify);
-    [
-        (
-            "/v1/organization/projects",
-            get(projects::list).post(projects::create),
-        ),
-        ("/v1/organization/projects/{project}", project),
-        (
-            "/v1/organization/projects/{project}/archive",
-            post(projects::archive),
-        ),
-        (
-            "/v1/organization/projects/{project}/api_keys",
-            get(keys::list).post(keys::create),
-        ),
-        ("/v1/organization/projects/{project}/api_keys/{key}", key),
-        (
-            "/v1/organization/projects/{project}/api_keys/{key}/rotate",
-            post(keys::rotate),
-        ),
-        (
-            "/v1/organization/projects/{project}/rate_limits",
-            get(rate_limits::list),
-        ),
-        (
-            "/v1/organization/projects/{project}/rate_limits/{limit}",
-            rate_limit,
-        ),
-        (
-            "/v1/organization/admin_api_keys",
-            get(admin_keys::list).post(admin_keys::create),
-        ),
-        ("/v1/organization/admin_api_keys/{key}", admin_key),
-        ("/v1/organization/audit_logs", get(audit::list)),
-        (
-            "/v1/organization/usage/completions",
-            get(usage::completions),
-        ),
-        ("/v1/organization/usage/embeddings", get(usage::embeddings)),
-        ("/v1/organization/costs", get(costs::list)),
-        ("/v1/organization/queue", get(queue::list)),
-    ]
+fn organization() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::retrieve, projects::modify))
+        .routes(routes!(projects::archive))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::retrieve, keys::delete))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(rate_limits::list))
+        .routes(routes!(rate_limits::modify))
+        .routes(routes!(admin_keys::list, admin_keys::create))
+        .routes(routes!(admin_keys::retrieve, admin_keys::delete))
+        .routes(routes!(audit::list))
+        .routes(routes!(usage::completions))
+        .routes(routes!(usage::embeddings))
+        .routes(routes!(costs::list))
+        .routes(routes!(queue::list))
+}
+
+/// Routes under other names.
+fn also(routes: axum::Router<Arc<Api>>) -> axum::Router<Arc<Api>> {
+    routes
+        // Where vLLM has them.
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
 }
 
 /// The paths of all routes, with `{...}` where ids stand.
 #[must_use]
-pub fn paths() -> Vec<&'static str> {
-    table().into_iter().map(|(path, _)| path).collect()
+pub fn paths() -> Vec<String> {
+    let (_, document) = table().split_for_parts();
+    document.paths.paths.into_keys().collect()
 }
 
 /// How clients are met.
@@ -145,10 +117,9 @@ pub struct Edge {
 
 /// What clients reach.
 pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
-    let add = |router: axum::Router<_>, (path, methods)| router.route(path, methods);
-    let routes = table()
-        .into_iter()
-        .fold(axum::Router::new(), add)
+    let (routes, document) = table().split_for_parts();
+    let routes = also(routes)
+        .merge(openapi::routes(document))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(&api))

@@ -112,6 +112,7 @@ fn options(worker: &WorkerConfig) -> Result<worker::Options> {
             layouts: layouts_dir()?,
             trials: (!worker.isolate).then(trials_dir).transpose()?,
             tool_format: worker.tool_format,
+            thinks: worker.thinks,
             threads: worker.threads,
         }),
         EngineKind::Bert => worker::Options::Bert(BertOptions {

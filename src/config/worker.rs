@@ -59,6 +59,9 @@ pub struct WorkerConfig {
     /// How the model spells calls of functions, where its chat template doesn't tell: `hermes`, `llama3` or
     /// `mistral`. For llama alone.
     pub tool_format: Option<ToolFormat>,
+    /// Whether the model thinks before it answers, between `<think>` and `</think>`, which is split off then; its chat
+    /// template tells where this isn't given.
+    pub thinks: Option<bool>,
     /// Threads that compute; as many as there are cores by default.
     pub threads: Option<u32>,
     /// Of a remote worker.

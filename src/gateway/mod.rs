@@ -280,7 +280,11 @@ impl Gateway {
         if !self.allows(access, model) {
             return Err(router::Error::UnknownModel(model.to_owned()));
         }
-        self.router.resolve(model, Kind::Generate, Class::default())
+        let plan = |kind| self.router.resolve(model, kind, Class::default());
+        match plan(Kind::Generate) {
+            Err(router::Error::WrongKind { kind, .. }) => plan(kind),
+            plan => plan,
+        }
     }
 
     async fn again(&self, tries: &mut Tries, failed: Failed) -> Result<(), Error> {

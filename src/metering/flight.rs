@@ -428,5 +428,6 @@ fn usage_of(count: crate::types::Count) -> Usage {
         prompt_tokens: count.prompt_tokens,
         cached_tokens: count.cached_tokens,
         completion_tokens: count.completion_tokens,
+        reasoning_tokens: 0,
     }
 }

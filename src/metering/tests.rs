@@ -158,6 +158,7 @@ const USAGE: Usage = Usage {
     prompt_tokens: 7,
     cached_tokens: 0,
     completion_tokens: 2,
+    reasoning_tokens: 0,
 };
 
 fn delta() -> Event {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{BatchId, Caller, Endpoint, FileId, Page, ProjectId, ReplicaId, RequestId, StoreError};
 
@@ -78,7 +79,8 @@ impl FromStr for BatchStatus {
 }
 
 /// What is wrong with a batch's file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = BatchError)]
 pub struct BatchFault {
     /// A word for programs.
     pub code: String,

@@ -1,6 +1,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{KeyId, OrganisationId, ProjectId};
 
@@ -18,7 +19,7 @@ pub struct Caller {
 /// How urgent a request is. Higher classes are served first.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Runs where nobody else wants to, and makes way.

@@ -46,6 +46,8 @@ pub struct Delta {
     /// Whole characters and never part of a stop string. May be empty where tokens came whose text is held
     /// back.
     pub text: String,
+    /// More of what the model thinks before it answers.
+    pub thought: String,
     /// More of the calls that it makes.
     pub calls: Vec<CallDelta>,
     /// One for each token of this delta, where they were asked for.

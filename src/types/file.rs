@@ -42,6 +42,11 @@ const PURPOSES: [(Purpose, &str); 9] = [
 ];
 
 impl Purpose {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        PURPOSES.into_iter().map(|(purpose, _)| purpose)
+    }
+
     /// The name that clients and the store know it by.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -105,6 +105,20 @@ pub struct Chat {
     pub messages: Vec<Message>,
     /// What may be called; none where there are no functions.
     pub tools: Tools,
+    /// How much the model thinks before it answers, where it is one that does.
+    pub thinking: Thinking,
+}
+
+/// How much a model thinks before it answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Thinking {
+    /// As it likes.
+    #[default]
+    Free,
+    /// This much, in OpenAI's words.
+    Effort(String),
+    /// Not at all.
+    Off,
 }
 
 /// One turn of a conversation.

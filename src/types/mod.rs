@@ -41,7 +41,7 @@ pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, 
 pub use file::{FileQuery, FileStore, Purpose, StoredFile, Upload, UploadStatus};
 pub use generate::{
     Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Resume, Role,
-    Sampling, ToolCall, ToolChoice, Tools,
+    Sampling, Thinking, ToolCall, ToolChoice, Tools,
 };
 pub use ids::{BatchId, FileId, KeyId, OrganisationId, ProjectId, ReplicaId, RequestId, UploadId};
 pub use invoice::{Invoice, InvoiceLine, Period};

@@ -245,7 +245,7 @@ mod tests {
             let top = Price::per_token("1000").unwrap();
             let request_pico = Price::per_request("100000").unwrap();
             let price = Price { prompt_pico: top, completion_pico: top, request_pico, ..Price::default() };
-            let usage = Usage { prompt_tokens: prompt, completion_tokens: completion, cached_tokens: 0 };
+            let usage = Usage { prompt_tokens: prompt, completion_tokens: completion, cached_tokens: 0, reasoning_tokens: 0 };
             let amount = price.amount(&usage);
             prop_assert_eq!(i128::from(amount.row()), amount.0);
         }
@@ -284,6 +284,7 @@ mod tests {
             prompt_tokens: 7,
             cached_tokens: 3,
             completion_tokens: 2,
+            reasoning_tokens: 0,
         };
         assert_eq!(price.amount(&usage), Money(4 * 10 + 3 + 200 + 5));
         assert_eq!(price.amount(&Usage::default()), Money(0));

@@ -1,9 +1,10 @@
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Prompt;
 
 /// A prompt that is to be taken apart, as vLLM's `/tokenize` has it.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Tokenize {
     /// A text or a conversation.
     pub prompt: Prompt,
@@ -16,7 +17,7 @@ pub struct Tokenize {
 }
 
 /// A prompt in its tokens.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokenized {
     /// Their ids.
     pub tokens: Vec<u32>,

@@ -12,6 +12,9 @@ pub struct Usage {
     pub cached_tokens: u32,
     /// Every token that was sampled, the end-of-sequence token included.
     pub completion_tokens: u32,
+    /// Of the completion's tokens, those that the model only thought.
+    #[serde(default)]
+    pub reasoning_tokens: u32,
 }
 
 impl Usage {

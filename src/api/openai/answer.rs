@@ -47,6 +47,7 @@ pub(super) struct Whole {
 /// One of the answers to a request.
 pub(super) struct Choice {
     pub(super) text: String,
+    pub(super) thought: String,
     pub(super) calls: Vec<ToolCall>,
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) finish: Finish,
@@ -56,6 +57,7 @@ pub(super) struct Choice {
 #[derive(Default)]
 struct Gathered {
     text: String,
+    thought: String,
     calls: Vec<ToolCall>,
     logprobs: Vec<TokenLogprob>,
     finish: Option<Finish>,
@@ -65,6 +67,7 @@ impl Gathered {
     /// `None` where a call goes on that never began.
     fn add(&mut self, delta: Delta) -> Option<()> {
         self.text.push_str(&delta.text);
+        self.thought.push_str(&delta.thought);
         self.logprobs.extend(delta.logprobs);
         delta.calls.into_iter().try_for_each(|call| self.call(call))
     }
@@ -88,6 +91,7 @@ impl Gathered {
     fn end(self) -> Option<Choice> {
         Some(Choice {
             text: self.text,
+            thought: self.thought,
             calls: self.calls,
             logprobs: self.logprobs,
             finish: self.finish?,

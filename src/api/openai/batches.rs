@@ -5,13 +5,17 @@ use axum::extract::{Extension, State};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use super::files::{found, kept, no_such};
+use super::schemas;
 use super::uploads::ExpiresAfter;
 use crate::api::auth::Authenticated;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::list::{List, page};
+use crate::api::list::{List, PageParams, page};
+use crate::api::openapi::{Conflicts, IdempotencyKey, NoSuchThing, RepeatErrors};
 use crate::api::path::Path;
 use crate::api::query::Query;
 use crate::api::repeat::First;
@@ -29,16 +33,31 @@ const MAX_METADATA: usize = 16;
 const MAX_KEY_CHARS: usize = 64;
 const MAX_VALUE_CHARS: usize = 512;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateBatchRequest)]
 pub(in crate::api) struct Create {
+    /// A file whose purpose is `batch`.
     input_file_id: String,
+    #[schema(schema_with = endpoints)]
     endpoint: String,
+    #[schema(schema_with = windows)]
     completion_window: String,
+    /// 16 texts at most.
+    #[schema(schema_with = schemas::metadata)]
     metadata: Option<Map<String, Value>>,
     output_expires_after: Option<ExpiresAfter>,
 }
 
-#[derive(Serialize)]
+fn endpoints() -> Schema {
+    schemas::words(&Endpoint::ALL.map(Endpoint::path))
+}
+
+fn windows() -> Schema {
+    schemas::words(&[WINDOW])
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Batch)]
 pub(in crate::api) struct BatchObject {
     id: String,
     object: &'static str,
@@ -59,16 +78,19 @@ pub(in crate::api) struct BatchObject {
     cancelling_at: Option<i64>,
     cancelled_at: Option<i64>,
     request_counts: Counts,
+    #[schema(schema_with = schemas::metadata)]
     metadata: Option<Value>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchErrors)]
 struct Errors {
     object: &'static str,
     data: Vec<BatchFault>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchRequestCounts)]
 struct Counts {
     total: u64,
     completed: u64,
@@ -159,6 +181,20 @@ fn checked_metadata(metadata: Map<String, Value>) -> Result<Value, ApiError> {
     Ok(Value::Object(metadata))
 }
 
+/// Runs a file's requests in the batch class, at the batch price.
+#[utoipa::path(
+    post,
+    path = "/v1/batches",
+    tag = "Batches",
+    operation_id = "createBatch",
+    params(IdempotencyKey),
+    request_body = Create,
+    responses(
+        (status = 200, body = BatchObject, description = "The batch, which is looked through before it runs"),
+        NoSuchThing,
+        RepeatErrors,
+    ),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -188,6 +224,15 @@ pub(in crate::api) async fn create(
     Ok(Answer(batch.into()))
 }
 
+/// The project's batches.
+#[utoipa::path(
+    get,
+    path = "/v1/batches",
+    tag = "Batches",
+    operation_id = "listBatches",
+    params(PageParams),
+    responses((status = 200, body = List<BatchObject>, description = "Some of the batches, the newest first")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -203,6 +248,15 @@ pub(in crate::api) async fn list(
     Ok(Answer(List::of(rows, &page, id, BatchObject::from)))
 }
 
+/// How far a batch is.
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{batch}",
+    tag = "Batches",
+    operation_id = "retrieveBatch",
+    params(("batch" = String, Path)),
+    responses((status = 200, body = BatchObject, description = "The batch")),
+)]
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -211,6 +265,15 @@ pub(in crate::api) async fn retrieve(
     Ok(Answer(batch(&api, &access, &id).await?.into()))
 }
 
+/// Ends a batch early.
+#[utoipa::path(
+    post,
+    path = "/v1/batches/{batch}/cancel",
+    tag = "Batches",
+    operation_id = "cancelBatch",
+    params(("batch" = String, Path)),
+    responses((status = 200, body = BatchObject, description = "The batch, which ends with what it has"), Conflicts),
+)]
 pub(in crate::api) async fn cancel(
     State(api): Shared,
     Authenticated(access): Authenticated,

@@ -9,28 +9,42 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
-use super::answer;
 use super::chat::observed;
+use super::{answer, schemas};
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::openapi::{IdempotencyKey, ModelErrors};
 use crate::types::{Embed, Endpoint, Input};
 
 const MAX_INPUTS: usize = 2048;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateEmbeddingRequest)]
 pub(in crate::api) struct Request {
+    /// The model, or an alias of one.
+    #[schema(required, nullable = false)]
     model: Option<String>,
+    #[schema(schema_with = inputs)]
     input: Inputs,
     encoding_format: Option<Format>,
+    #[schema(value_type = Option<u32>, minimum = 1)]
     dimensions: Option<NonZeroU32>,
+    /// The person behind the caller, as the ledger will name them.
+    #[schema(max_length = 256)]
     user: Option<String>,
 }
 
 /// A text, a list of texts, a text's token ids, or a list of such lists.
 struct Inputs(Vec<Input>);
+
+fn inputs() -> Schema {
+    schemas::texts_or_tokens(1, MAX_INPUTS)
+}
 
 /// What stands in the list.
 enum Element {
@@ -39,14 +53,16 @@ enum Element {
     Ids(Vec<u32>),
 }
 
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Deserialize, Clone, Copy, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = EmbeddingFormat)]
 enum Format {
     Float,
     Base64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreateEmbeddingResponse)]
 struct List {
     object: &'static str,
     data: Vec<Item>,
@@ -54,27 +70,39 @@ struct List {
     usage: EmbeddingUsage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Embedding)]
 struct Item {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = EmbeddingVector)]
 enum Vector {
     Float(Vec<f32>),
     /// Little-endian single-precision numbers.
     Base64(String),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct EmbeddingUsage {
     prompt_tokens: u32,
     total_tokens: u64,
 }
 
+/// Makes vectors of texts.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    tag = "Embeddings",
+    operation_id = "createEmbedding",
+    params(IdempotencyKey),
+    request_body = Request,
+    responses((status = 200, body = List, description = "A vector for each input"), ModelErrors),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     asked: Asked,

@@ -10,11 +10,15 @@ use futures_util::stream;
 use http::{HeaderValue, header};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use utoipa::openapi::Schema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::form::{Field, Form};
+use super::schemas;
 use crate::api::auth::Authenticated;
 use crate::api::error::ApiError;
 use crate::api::list::{List, page_of};
+use crate::api::openapi::Conflicts;
 use crate::api::path::Path;
 use crate::api::query::Query;
 use crate::api::{Api, Shared};
@@ -27,7 +31,8 @@ const MAX_NAME_BYTES: usize = 512;
 /// How long a file may be kept, in seconds.
 const KEPT_S: std::ops::RangeInclusive<u32> = 3600..=30 * 24 * 3600;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OpenAIFile)]
 pub(in crate::api) struct FileObject {
     id: String,
     object: &'static str,
@@ -40,7 +45,8 @@ pub(in crate::api) struct FileObject {
     status_details: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeleteFileResponse)]
 pub(in crate::api) struct Deleted {
     id: String,
     object: &'static str,
@@ -137,6 +143,62 @@ pub(super) fn checked_filename(name: &str) -> Result<String, ApiError> {
     Ok(name.to_owned())
 }
 
+/// What the form of a new file may hold.
+#[derive(ToSchema)]
+#[schema(as = CreateFileRequest)]
+#[expect(dead_code, reason = "a form is read field by field")]
+struct Create {
+    /// As long as the server takes it, with a name of its own.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+    #[schema(schema_with = purposes)]
+    purpose: String,
+    #[serde(rename = "expires_after[anchor]")]
+    #[schema(schema_with = schemas::anchor)]
+    anchor: Option<String>,
+    #[serde(rename = "expires_after[seconds]")]
+    #[schema(minimum = 3600, maximum = 2_592_000)]
+    seconds: Option<u32>,
+}
+
+/// What a file of a client's may be for.
+pub(super) fn purposes() -> Schema {
+    let clients = Purpose::all().filter(|purpose| !purpose.is_made_here());
+    schemas::words(&clients.map(Purpose::as_str).collect::<Vec<_>>())
+}
+
+/// Which files are listed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "parameters are looked up by name")]
+struct Listed {
+    #[param(schema_with = all_purposes)]
+    purpose: Option<String>,
+    #[param(schema_with = orders)]
+    order: Option<String>,
+    /// The id of the last one that was seen.
+    after: Option<String>,
+    #[param(minimum = 1, maximum = 10_000)]
+    limit: Option<u32>,
+}
+
+fn all_purposes() -> Schema {
+    schemas::words(&Purpose::all().map(Purpose::as_str).collect::<Vec<_>>())
+}
+
+fn orders() -> Schema {
+    schemas::words(&["asc", "desc"])
+}
+
+/// Takes a file.
+#[utoipa::path(
+    post,
+    path = "/v1/files",
+    tag = "Files",
+    operation_id = "createFile",
+    request_body(content = Create, content_type = "multipart/form-data"),
+    responses((status = 200, body = FileObject, description = "The file")),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -205,6 +267,15 @@ pub(super) async fn pour(
     Ok(())
 }
 
+/// The project's files.
+#[utoipa::path(
+    get,
+    path = "/v1/files",
+    tag = "Files",
+    operation_id = "listFiles",
+    params(Listed),
+    responses((status = 200, body = List<FileObject>, description = "Some of the files, the newest first")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -241,6 +312,15 @@ pub(in crate::api) async fn list(
     Ok(Answer(List::of(rows, &page, id, FileObject::from)))
 }
 
+/// What is known of a file.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{file}",
+    tag = "Files",
+    operation_id = "retrieveFile",
+    params(("file" = String, Path)),
+    responses((status = 200, body = FileObject, description = "The file")),
+)]
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -250,6 +330,15 @@ pub(in crate::api) async fn retrieve(
     Ok(Answer(file.into()))
 }
 
+/// Removes a file, unless a batch still needs it.
+#[utoipa::path(
+    delete,
+    path = "/v1/files/{file}",
+    tag = "Files",
+    operation_id = "deleteFile",
+    params(("file" = String, Path)),
+    responses((status = 200, body = Deleted, description = "It is gone"), Conflicts),
+)]
 pub(in crate::api) async fn delete(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -264,6 +353,15 @@ pub(in crate::api) async fn delete(
     }))
 }
 
+/// What is in a file.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{file}/content",
+    tag = "Files",
+    operation_id = "downloadFile",
+    params(("file" = String, Path)),
+    responses((status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream")),
+)]
 pub(in crate::api) async fn content(
     State(api): Shared,
     Authenticated(access): Authenticated,

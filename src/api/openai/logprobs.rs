@@ -1,6 +1,7 @@
 //! `logprobs` of chat completions.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::types::{TokenLogprob, TopLogprob};
 
@@ -13,21 +14,24 @@ pub(super) fn finite(logprob: f32) -> f32 {
     logprob.max(NEVER)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatLogprobs)]
 pub(super) struct Logprobs {
     content: Vec<Token>,
     /// No model here refuses in a way of its own.
     refusal: Option<Vec<Token>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TokenLogprob)]
 struct Token {
     #[serde(flatten)]
     chosen: Likely,
     top_logprobs: Vec<Likely>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TopLogprob)]
 struct Likely {
     /// Bytes that are part of a character are shown as U+FFFD; `bytes` has them.
     token: String,

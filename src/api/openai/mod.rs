@@ -14,9 +14,11 @@ mod form;
 mod logprobs;
 mod relay;
 mod sampling;
+pub(super) mod schemas;
 mod unsupported;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::gateway::Served;
 use crate::types::Usage;
@@ -30,7 +32,8 @@ fn fingerprint(served: &Served) -> String {
 }
 
 /// `usage`, with the details that clients of today look for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionUsage)]
 struct WireUsage {
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -39,12 +42,14 @@ struct WireUsage {
     completion_tokens_details: CompletionDetails,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PromptTokensDetails)]
 struct PromptDetails {
     cached_tokens: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionTokensDetails)]
 struct CompletionDetails {
     reasoning_tokens: u32,
 }
@@ -59,7 +64,7 @@ impl From<Usage> for WireUsage {
                 cached_tokens: usage.cached_tokens,
             },
             completion_tokens_details: CompletionDetails {
-                reasoning_tokens: 0,
+                reasoning_tokens: usage.reasoning_tokens,
             },
         }
     }

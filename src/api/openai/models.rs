@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::api::auth::Authenticated;
 use crate::api::error::ApiError;
@@ -10,13 +11,14 @@ use crate::api::path::Path;
 use crate::api::{Api, Shared};
 use crate::{gateway, router};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ListModelsResponse)]
 pub(in crate::api) struct List {
     object: &'static str,
     data: Vec<Model>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::api) struct Model {
     id: String,
     object: &'static str,
@@ -24,6 +26,14 @@ pub(in crate::api) struct Model {
     owned_by: &'static str,
 }
 
+/// The models that a key may ask.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "Models",
+    operation_id = "listModels",
+    responses((status = 200, body = List, description = "The models and aliases that this key may ask")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -41,6 +51,15 @@ pub(in crate::api) async fn list(
     })
 }
 
+/// One of them.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{*model}",
+    tag = "Models",
+    operation_id = "retrieveModel",
+    params(("model" = String, Path, description = "May have slashes in it")),
+    responses((status = 200, body = Model, description = "The model")),
+)]
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Authenticated(access): Authenticated,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
 use crate::types::{Class, Sampling};
@@ -12,6 +13,7 @@ const MAX_STOPS: usize = 4;
 /// Answers to one request, over all its prompts; also the most that `n` may be.
 pub(super) const MAX_ANSWERS: u32 = 128;
 const MAX_BIASES: usize = 1024;
+pub(super) const MAX_TOKEN_ID: u32 = i32::MAX.cast_unsigned();
 
 /// `stop`: one string or a list.
 #[derive(Deserialize)]
@@ -22,8 +24,9 @@ pub(super) enum Stop {
 }
 
 /// `service_tier`: OpenAI's names of how urgent a request is.
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Deserialize, Clone, Copy, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ServiceTier)]
 pub(super) enum Tier {
     Auto,
     Default,
@@ -32,6 +35,15 @@ pub(super) enum Tier {
 }
 
 impl Tier {
+    /// What a class is called in an answer.
+    pub(super) fn name(class: Class) -> &'static str {
+        match class {
+            Class::Standard => "default",
+            Class::Batch => "flex",
+            Class::Interactive => "priority",
+        }
+    }
+
     /// What is asked for; `auto` leaves it to the key.
     pub(super) fn class(self) -> Option<Class> {
         match self {
@@ -44,7 +56,7 @@ impl Tier {
 }
 
 /// `stream_options`
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct StreamOptions {
     pub(super) include_usage: Option<bool>,
 }
@@ -165,7 +177,7 @@ fn token_id(key: &str) -> Option<u32> {
 
 /// Engines count tokens with signed numbers; which ids a model has is for its worker to say.
 pub(super) fn is_token_id(id: u32) -> bool {
-    i32::try_from(id).is_ok()
+    id <= MAX_TOKEN_ID
 }
 
 /// Answers to each prompt.

@@ -5,15 +5,18 @@ use axum::extract::State;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::chat;
 use crate::api::Shared;
 use crate::api::auth::Authenticated;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::openapi::ModelErrors;
 use crate::types::{Prompt, Tokenize};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TokenizeResponse)]
 pub(in crate::api) struct Tokens {
     count: usize,
     max_model_len: Option<u32>,
@@ -21,17 +24,43 @@ pub(in crate::api) struct Tokens {
     token_strs: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = DetokenizeRequest)]
 pub(in crate::api) struct Detokenize {
     model: String,
     tokens: Vec<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DetokenizeResponse)]
 pub(in crate::api) struct Detokenized {
     prompt: String,
 }
 
+/// What the body of a question for tokens may say.
+#[derive(ToSchema)]
+#[schema(as = TokenizeRequest)]
+#[expect(dead_code, reason = "fields are looked up by name")]
+pub(in crate::api) struct Asked {
+    model: String,
+    /// A text, where there are no `messages`.
+    prompt: Option<String>,
+    /// A conversation, as a chat's request has it.
+    messages: Option<Vec<Object>>,
+    tools: Option<Vec<Object>>,
+    add_special_tokens: Option<bool>,
+    return_token_strs: Option<bool>,
+}
+
+/// The tokens that a model makes of a prompt. As vLLM has it.
+#[utoipa::path(
+    post,
+    path = "/v1/tokenize",
+    tag = "Tokens",
+    operation_id = "tokenize",
+    request_body = Asked,
+    responses((status = 200, body = Tokens, description = "The tokens of a prompt"), ModelErrors),
+)]
 pub(in crate::api) async fn tokenize(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -62,6 +91,15 @@ pub(in crate::api) async fn tokenize(
     }))
 }
 
+/// The text that tokens are. As vLLM has it.
+#[utoipa::path(
+    post,
+    path = "/v1/detokenize",
+    tag = "Tokens",
+    operation_id = "detokenize",
+    request_body = Detokenize,
+    responses((status = 200, body = Detokenized, description = "The text of tokens"), ModelErrors),
+)]
 pub(in crate::api) async fn detokenize(
     State(api): Shared,
     Authenticated(access): Authenticated,

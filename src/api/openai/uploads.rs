@@ -8,13 +8,18 @@ use axum::extract::State;
 use jiff::{SignedDuration, Timestamp};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::files::{FileObject, checked_filename, client_purpose, expiry, kept, no_such, pour};
+use super::files::{
+    FileObject, checked_filename, client_purpose, expiry, kept, no_such, pour, purposes,
+};
 use super::form::Form;
+use super::schemas;
 use crate::api::auth::Authenticated;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::openapi::{IdempotencyKey, RepeatErrors};
 use crate::api::path::Path;
 use crate::api::{Api, Shared};
 use crate::files::{FileReader, FileWriter};
@@ -25,29 +30,51 @@ const LASTS: SignedDuration = SignedDuration::from_hours(1);
 const MAX_PART_BYTES: u64 = 64 << 20;
 const MAX_MIME_BYTES: usize = 256;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateUploadRequest)]
 pub(in crate::api) struct Create {
+    #[schema(min_length = 1, max_length = 512)]
     filename: String,
+    #[schema(schema_with = purposes)]
     purpose: String,
+    /// Of all parts together.
     bytes: u64,
+    #[schema(max_length = 256)]
     mime_type: String,
     expires_after: Option<ExpiresAfter>,
 }
 
 /// For how long a file is kept.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ExpiresAfter {
+    #[schema(schema_with = schemas::anchor, required)]
     pub(super) anchor: Option<String>,
+    #[schema(required, nullable = false, minimum = 3600, maximum = 2_592_000)]
     pub(super) seconds: Option<u32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CompleteUploadRequest)]
 pub(in crate::api) struct Complete {
+    /// In the order in which they make the file.
+    #[schema(min_items = 1)]
     part_ids: Vec<String>,
+    /// In hexadecimal digits.
     md5: Option<String>,
 }
 
-#[derive(Serialize)]
+/// What the form of a part holds.
+#[derive(ToSchema)]
+#[schema(as = AddUploadPartRequest)]
+#[expect(dead_code, reason = "a form is read field by field")]
+struct AddPart {
+    /// 64 MiB at most.
+    #[schema(value_type = String, format = Binary)]
+    data: Vec<u8>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Upload)]
 pub(in crate::api) struct UploadObject {
     id: String,
     object: &'static str,
@@ -60,7 +87,8 @@ pub(in crate::api) struct UploadObject {
     file: Option<FileObject>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UploadPart)]
 pub(in crate::api) struct Part {
     id: String,
     object: &'static str,
@@ -84,6 +112,16 @@ impl UploadObject {
     }
 }
 
+/// Begins a file that comes in parts.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads",
+    tag = "Uploads",
+    operation_id = "createUpload",
+    params(IdempotencyKey),
+    request_body = Create,
+    responses((status = 200, body = UploadObject, description = "The upload, which waits for its parts"), RepeatErrors),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -121,6 +159,16 @@ pub(in crate::api) async fn create(
     Ok(Answer(UploadObject::of(upload, None)))
 }
 
+/// Takes a part.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads/{upload}/parts",
+    tag = "Uploads",
+    operation_id = "addUploadPart",
+    params(("upload" = String, Path)),
+    request_body(content = AddPart, content_type = "multipart/form-data"),
+    responses((status = 200, body = Part, description = "The part")),
+)]
 pub(in crate::api) async fn add_part(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -155,6 +203,16 @@ pub(in crate::api) async fn add_part(
     Err(ApiError::invalid(Some("data"), "missing field `data`"))
 }
 
+/// Makes a file of the parts.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads/{upload}/complete",
+    tag = "Uploads",
+    operation_id = "completeUpload",
+    params(("upload" = String, Path)),
+    request_body = Complete,
+    responses((status = 200, body = UploadObject, description = "The upload, and the file that it made")),
+)]
 pub(in crate::api) async fn complete(
     State(api): Shared,
     Authenticated(access): Authenticated,
@@ -184,6 +242,15 @@ pub(in crate::api) async fn complete(
     Ok(Answer(UploadObject::of(upload, Some(file))))
 }
 
+/// Gives an upload up.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads/{upload}/cancel",
+    tag = "Uploads",
+    operation_id = "cancelUpload",
+    params(("upload" = String, Path)),
+    responses((status = 200, body = UploadObject, description = "The upload, which makes no file any more")),
+)]
 pub(in crate::api) async fn cancel(
     State(api): Shared,
     Authenticated(access): Authenticated,

@@ -8,7 +8,8 @@ use super::{admin, key};
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::list::{List, page};
+use crate::api::list::{List, PageParams, page};
+use crate::api::openapi::Conflicts;
 use crate::api::path::Path;
 use crate::api::query::Query;
 use crate::api::{Api, Shared};
@@ -17,6 +18,15 @@ use crate::types::{ApiKey, KeysOf};
 
 const OBJECT: &str = "organization.admin_api_key";
 
+/// Administrators' keys.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/admin_api_keys",
+    tag = "Keys",
+    operation_id = "listAdminApiKeys",
+    params(PageParams),
+    responses((status = 200, body = List<KeyObject>, description = "Some of the keys")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -30,6 +40,15 @@ pub(in crate::api) async fn list(
     Ok(Answer(List::of(rows, &page, id, show)))
 }
 
+/// Makes a key for an administrator.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/admin_api_keys",
+    tag = "Keys",
+    operation_id = "createAdminApiKey",
+    request_body = Create,
+    responses((status = 200, body = KeyObject, description = "The key, and its secret, which is never shown again"), Conflicts),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -41,6 +60,15 @@ pub(in crate::api) async fn create(
     Ok(Answer(KeyObject::made(made, OBJECT)))
 }
 
+/// What is known of an administrator's key.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/admin_api_keys/{key}",
+    tag = "Keys",
+    operation_id = "retrieveAdminApiKey",
+    params(("key" = String, Path)),
+    responses((status = 200, body = KeyObject, description = "The key")),
+)]
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -50,6 +78,15 @@ pub(in crate::api) async fn retrieve(
     Ok(Answer(KeyObject::of(key, OBJECT)))
 }
 
+/// Takes an administrator's key back.
+#[utoipa::path(
+    delete,
+    path = "/v1/organization/admin_api_keys/{key}",
+    tag = "Keys",
+    operation_id = "deleteAdminApiKey",
+    params(("key" = String, Path)),
+    responses((status = 200, body = Deleted, description = "It is accepted no more"), Conflicts),
+)]
 pub(in crate::api) async fn delete(
     State(api): Shared,
     Administrating(administrator): Administrating,

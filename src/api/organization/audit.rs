@@ -7,10 +7,19 @@ use serde_json::{Value, json};
 use crate::api::Shared;
 use crate::api::auth::Administrating;
 use crate::api::error::ApiError;
-use crate::api::list::{List, page};
+use crate::api::list::{List, PageParams, page};
 use crate::api::query::Query;
 use crate::types::AuditRow;
 
+/// Who changed what, and when.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/audit_logs",
+    tag = "Audit",
+    operation_id = "listAuditLogs",
+    params(PageParams),
+    responses((status = 200, body = List<Object>, description = "Some of the entries, the newest first")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Administrating(administrator): Administrating,

@@ -4,13 +4,15 @@ use axum::Json as Answer;
 use axum::extract::State;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::limit::LimitBody;
 use super::{admin, key, project};
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::list::{List, page};
+use crate::api::list::{List, PageParams, page};
+use crate::api::openapi::Conflicts;
 use crate::api::path::Path;
 use crate::api::query::Query;
 use crate::api::{Api, Shared};
@@ -21,7 +23,8 @@ use crate::types::{ApiKey, KeysOf};
 const MAX_OVERLAP_S: u64 = 30 * 24 * 3600;
 const OVERLAP_S: u64 = 24 * 3600;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiKey)]
 pub(in crate::api) struct KeyObject {
     object: &'static str,
     id: String,
@@ -40,13 +43,14 @@ pub(in crate::api) struct KeyObject {
 }
 
 /// Keys belong to programs here: people are not known.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiKeyOwner)]
 struct Owner {
     r#type: &'static str,
     service_account: ServiceAccount,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ServiceAccount {
     object: &'static str,
     id: String,
@@ -55,26 +59,33 @@ struct ServiceAccount {
     created_at: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeletedKey)]
 pub(in crate::api) struct Deleted {
     object: &'static str,
     id: String,
     deleted: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateApiKeyRequest)]
 pub(in crate::api) struct Create {
     #[serde(default)]
+    #[schema(max_length = 128)]
     pub(super) name: String,
     /// Seconds from now until it is no longer accepted.
     pub(super) expires_in_seconds: Option<u32>,
+    /// The models that it may ask; any, where it is null.
     models: Option<Vec<String>>,
     #[serde(default)]
     limits: LimitBody,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RotateApiKeyRequest)]
 pub(in crate::api) struct Rotate {
+    /// For how long the key of before is still accepted: a day by default.
+    #[schema(maximum = 2_592_000)]
     overlap_seconds: Option<u64>,
 }
 
@@ -144,6 +155,15 @@ impl Create {
 
 const OBJECT: &str = "organization.project.api_key";
 
+/// A project's keys.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{project}/api_keys",
+    tag = "Keys",
+    operation_id = "listProjectApiKeys",
+    params(("project" = String, Path), PageParams),
+    responses((status = 200, body = List<KeyObject>, description = "Some of its keys")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -162,6 +182,16 @@ pub(in crate::api) async fn list(
     Ok(Answer(List::of(rows, &page, id, show)))
 }
 
+/// Makes a key.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{project}/api_keys",
+    tag = "Keys",
+    operation_id = "createProjectApiKey",
+    params(("project" = String, Path)),
+    request_body = Create,
+    responses((status = 200, body = KeyObject, description = "The key, and its secret, which is never shown again"), Conflicts),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -184,6 +214,15 @@ pub(in crate::api) async fn create(
     Ok(Answer(KeyObject::made(made, OBJECT)))
 }
 
+/// What is known of a key.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{project}/api_keys/{key}",
+    tag = "Keys",
+    operation_id = "retrieveProjectApiKey",
+    params(("project" = String, Path), ("key" = String, Path)),
+    responses((status = 200, body = KeyObject, description = "The key")),
+)]
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -193,6 +232,15 @@ pub(in crate::api) async fn retrieve(
     Ok(Answer(KeyObject::of(key, OBJECT)))
 }
 
+/// Takes a key back.
+#[utoipa::path(
+    delete,
+    path = "/v1/organization/projects/{project}/api_keys/{key}",
+    tag = "Keys",
+    operation_id = "deleteProjectApiKey",
+    params(("project" = String, Path), ("key" = String, Path)),
+    responses((status = 200, body = Deleted, description = "It is accepted no more")),
+)]
 pub(in crate::api) async fn delete(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -204,6 +252,16 @@ pub(in crate::api) async fn delete(
     Ok(Answer(deleted))
 }
 
+/// Makes a new key in the place of one that is still accepted for a while.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{project}/api_keys/{key}/rotate",
+    tag = "Keys",
+    operation_id = "rotateProjectApiKey",
+    params(("project" = String, Path), ("key" = String, Path)),
+    request_body = Rotate,
+    responses((status = 200, body = KeyObject, description = "The new key, and its secret"), Conflicts),
+)]
 pub(in crate::api) async fn rotate(
     State(api): Shared,
     Administrating(administrator): Administrating,

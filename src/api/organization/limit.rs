@@ -1,12 +1,15 @@
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use crate::types::{Class, LimitSet, Limits, Money};
 
 /// Limits under OpenAI's names, and under names of the same kind where it has none.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
+#[schema(as = Limits)]
 pub(super) struct LimitBody {
     pub(super) max_requests_per_1_minute: Option<u64>,
     pub(super) max_tokens_per_1_minute: Option<u64>,
@@ -14,12 +17,26 @@ pub(super) struct LimitBody {
     pub(super) max_tokens_per_1_day: Option<u64>,
     pub(super) batch_1_day_max_input_tokens: Option<u64>,
     pub(super) max_concurrent_requests: Option<u64>,
+    #[schema(schema_with = amount)]
     pub(super) max_amount_per_1_day: Option<Money>,
+    #[schema(schema_with = amount)]
     pub(super) max_amount_per_1_month: Option<Money>,
+    #[schema(schema_with = amount)]
     pub(super) warn_amount_per_1_day: Option<Money>,
+    #[schema(schema_with = amount)]
     pub(super) warn_amount_per_1_month: Option<Money>,
+    #[schema(value_type = Option<u32>, minimum = 1)]
     pub(super) scheduling_weight: Option<NonZeroU32>,
     pub(super) scheduling_class: Option<Class>,
+}
+
+/// A decimal number of currency units, as text.
+fn amount() -> Schema {
+    let amount = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(r"^[0-9]{1,6}(\.[0-9]{1,12})?$"));
+    let none = ObjectBuilder::new().schema_type(Type::Null);
+    OneOfBuilder::new().item(none).item(amount).into()
 }
 
 impl From<LimitBody> for Limits {
@@ -61,7 +78,8 @@ impl From<Limits> for LimitBody {
 }
 
 /// The limits of a scope for one model, or for all.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProjectRateLimit)]
 pub(in crate::api) struct RateLimitObject {
     object: &'static str,
     id: String,

@@ -4,6 +4,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::limit::LimitBody;
 use super::{admin, checked_name, project};
@@ -11,12 +12,14 @@ use crate::api::Shared;
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
-use crate::api::list::{List, page};
+use crate::api::list::{List, PageParams, page};
+use crate::api::openapi::Conflicts;
 use crate::api::path::Path;
 use crate::api::query::Query;
 use crate::types::Project;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Project)]
 pub(in crate::api) struct ProjectObject {
     id: String,
     object: &'static str,
@@ -43,19 +46,40 @@ impl From<Project> for ProjectObject {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateProjectRequest)]
 pub(in crate::api) struct Create {
+    #[schema(min_length = 1, max_length = 128)]
     name: String,
     /// Not OpenAI's: what it must keep to from its first request on.
     #[serde(default)]
     limits: LimitBody,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ModifyProjectRequest)]
 pub(in crate::api) struct Modify {
+    #[schema(min_length = 1, max_length = 128)]
     name: String,
 }
 
+/// Which projects are listed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "parameters are looked up by name")]
+struct Archived {
+    include_archived: Option<bool>,
+}
+
+/// The organisation's projects.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects",
+    tag = "Projects",
+    operation_id = "listProjects",
+    params(PageParams, Archived),
+    responses((status = 200, body = List<ProjectObject>, description = "Some of the projects")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -71,6 +95,15 @@ pub(in crate::api) async fn list(
     Ok(Answer(List::of(rows, &page, id, ProjectObject::from)))
 }
 
+/// Makes a project.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects",
+    tag = "Projects",
+    operation_id = "createProject",
+    request_body = Create,
+    responses((status = 200, body = ProjectObject, description = "The project"), Conflicts),
+)]
 pub(in crate::api) async fn create(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -83,6 +116,15 @@ pub(in crate::api) async fn create(
     Ok(Answer(made.into()))
 }
 
+/// What is known of a project.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{project}",
+    tag = "Projects",
+    operation_id = "retrieveProject",
+    params(("project" = String, Path)),
+    responses((status = 200, body = ProjectObject, description = "The project")),
+)]
 pub(in crate::api) async fn retrieve(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -91,6 +133,16 @@ pub(in crate::api) async fn retrieve(
     Ok(Answer(project(&api, &administrator, &id).await?.into()))
 }
 
+/// Gives a project another name.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{project}",
+    tag = "Projects",
+    operation_id = "modifyProject",
+    params(("project" = String, Path)),
+    request_body = Modify,
+    responses((status = 200, body = ProjectObject, description = "The project"), Conflicts),
+)]
 pub(in crate::api) async fn modify(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -105,6 +157,15 @@ pub(in crate::api) async fn modify(
     Ok(Answer(Project { name, ..project }.into()))
 }
 
+/// Ends a project. What it used stays in the ledger.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{project}/archive",
+    tag = "Projects",
+    operation_id = "archiveProject",
+    params(("project" = String, Path)),
+    responses((status = 200, body = ProjectObject, description = "The project, whose keys are accepted no more"), Conflicts),
+)]
 pub(in crate::api) async fn archive(
     State(api): Shared,
     Administrating(administrator): Administrating,

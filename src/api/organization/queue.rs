@@ -11,6 +11,14 @@ use crate::api::{Api, Shared};
 use crate::scheduler::{QueueView, Standing, WaitingView};
 use crate::tenancy::Administrator;
 
+/// Who waits for which model, why and for how long, and how the workers are.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/queue",
+    tag = "Queue",
+    operation_id = "listQueue",
+    responses((status = 200, body = Object, description = "A pool for each model")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Administrating(administrator): Administrating,

@@ -6,6 +6,7 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::limit::{ALL_MODELS, LimitBody, OF_MODEL, RateLimitObject};
 use super::{admin, project};
@@ -13,16 +14,27 @@ use crate::api::Shared;
 use crate::api::auth::Administrating;
 use crate::api::body::Json;
 use crate::api::error::ApiError;
+use crate::api::openapi::Conflicts;
 use crate::api::path::Path;
 use crate::types::{LimitSet, Scope};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProjectRateLimitList)]
 pub(in crate::api) struct Limits {
     object: &'static str,
     data: Vec<RateLimitObject>,
     has_more: bool,
 }
 
+/// A project's limits.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{project}/rate_limits",
+    tag = "Limits",
+    operation_id = "listProjectRateLimits",
+    params(("project" = String, Path)),
+    responses((status = 200, body = Limits, description = "Those that somebody set")),
+)]
 pub(in crate::api) async fn list(
     State(api): Shared,
     Administrating(administrator): Administrating,
@@ -39,6 +51,15 @@ pub(in crate::api) async fn list(
 }
 
 /// What the body doesn't name stays as it is; null ends a limit.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{project}/rate_limits/{limit}",
+    tag = "Limits",
+    operation_id = "updateProjectRateLimits",
+    params(("project" = String, Path), ("limit" = String, Path, description = "`rl-all`, or `rl-model-` and a model's name")),
+    request_body = LimitBody,
+    responses((status = 200, body = RateLimitObject, description = "The limits"), Conflicts),
+)]
 pub(in crate::api) async fn modify(
     State(api): Shared,
     Administrating(administrator): Administrating,

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::api::Api;
 use crate::api::error::ApiError;
@@ -17,7 +18,7 @@ const DAY_S: i64 = 86_400;
 const CURSOR: &str = "page_";
 
 /// A page of buckets, as OpenAI's usage API has it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::api) struct Report<T> {
     object: &'static str,
     data: Vec<Bucket<T>>,
@@ -25,12 +26,32 @@ pub(in crate::api) struct Report<T> {
     next_page: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageBucket)]
 struct Bucket<T> {
     object: &'static str,
     start_time: i64,
     end_time: i64,
     results: Vec<T>,
+}
+
+/// Which stretch of time a report is of, as the document of the API says it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "parameters are looked up by name")]
+pub(super) struct SpanParams {
+    /// In seconds since 1970.
+    #[param(minimum = 0)]
+    start_time: i64,
+    /// In seconds since 1970: now, where it isn't given.
+    end_time: Option<i64>,
+    /// Buckets on a page.
+    #[param(minimum = 1)]
+    limit: Option<i64>,
+    /// `next_page` of the page before.
+    page: Option<String>,
+    /// Of these projects alone.
+    project_ids: Option<Vec<String>>,
 }
 
 /// How wide buckets are, how many fit a page at most, and how many it has by default.

@@ -3,11 +3,15 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::openapi::Schema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::report::{Report, Span, Width, group_by, projects};
+use super::report::{Report, Span, SpanParams, Width, group_by, projects};
 use crate::api::Shared;
 use crate::api::auth::Identified;
 use crate::api::error::ApiError;
+use crate::api::openai::schemas;
+use crate::api::openapi::NoSuchThing;
 use crate::api::query::Query;
 use crate::types::{Dimension, Endpoint, UsageRow};
 
@@ -19,7 +23,8 @@ const GROUPS: [(&str, Dimension); 5] = [
     ("batch", Dimension::Batch),
 ];
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageCompletionsResult)]
 pub(in crate::api) struct Completions {
     object: &'static str,
     input_tokens: i64,
@@ -32,7 +37,8 @@ pub(in crate::api) struct Completions {
     batch: Option<bool>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageEmbeddingsResult)]
 pub(in crate::api) struct Embeddings {
     object: &'static str,
     input_tokens: i64,
@@ -40,7 +46,8 @@ pub(in crate::api) struct Embeddings {
     common: Common,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageCommon)]
 struct Common {
     num_model_requests: i64,
     project_id: Option<String>,
@@ -62,6 +69,39 @@ impl Common {
     }
 }
 
+/// What of the usage is told, and what it is told apart by.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "parameters are looked up by name")]
+struct Told {
+    #[param(schema_with = widths)]
+    bucket_width: Option<String>,
+    #[param(schema_with = groups)]
+    group_by: Option<Vec<String>>,
+    user_ids: Option<Vec<String>>,
+    api_key_ids: Option<Vec<String>>,
+    models: Option<Vec<String>>,
+    /// Only what batches used, or only what they did not.
+    batch: Option<bool>,
+}
+
+fn widths() -> Schema {
+    schemas::words(&["1m", "1h", "1d"])
+}
+
+fn groups() -> Schema {
+    schemas::list(schemas::words(&GROUPS.map(|(name, _)| name)))
+}
+
+/// What chats and completions used; a project's key sees its own.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/usage/completions",
+    tag = "Usage",
+    operation_id = "usageCompletions",
+    params(SpanParams, Told),
+    responses((status = 200, body = Report<Completions>, description = "What was used, bucket by bucket"), NoSuchThing),
+)]
 pub(in crate::api) async fn completions(
     State(api): Shared,
     identity: Identified,
@@ -82,6 +122,15 @@ pub(in crate::api) async fn completions(
     Ok(Answer(span.report(rows, show)))
 }
 
+/// What embeddings used; a project's key sees its own.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/usage/embeddings",
+    tag = "Usage",
+    operation_id = "usageEmbeddings",
+    params(SpanParams, Told),
+    responses((status = 200, body = Report<Embeddings>, description = "What was used, bucket by bucket"), NoSuchThing),
+)]
 pub(in crate::api) async fn embeddings(
     State(api): Shared,
     identity: Identified,

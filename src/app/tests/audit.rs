@@ -205,6 +205,7 @@ impl Row {
                 prompt_tokens: tokens(row.prompt_tokens),
                 cached_tokens: tokens(row.cached_tokens),
                 completion_tokens: tokens(row.completion_tokens),
+                reasoning_tokens: 0,
             },
             amount: row.amount,
         }

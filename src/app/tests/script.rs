@@ -155,5 +155,6 @@ pub(super) fn usage_of(count: Count) -> Usage {
         prompt_tokens: count.prompt_tokens,
         cached_tokens: count.cached_tokens,
         completion_tokens: count.completion_tokens,
+        reasoning_tokens: 0,
     }
 }

@@ -184,6 +184,7 @@ async fn book_leftover(
         prompt_tokens: tokens(row.prompt_tokens),
         cached_tokens: tokens(row.cached_tokens),
         completion_tokens: tokens(row.completion_tokens),
+        reasoning_tokens: 0,
     };
     let amount = price.amount(&usage);
     // No worker had taken it on: nothing ran, as where a client goes that early.

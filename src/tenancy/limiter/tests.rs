@@ -106,6 +106,7 @@ fn usage(prompt_tokens: u32, completion_tokens: u32) -> Usage {
         prompt_tokens,
         cached_tokens: 0,
         completion_tokens,
+        reasoning_tokens: 0,
     }
 }
 

@@ -8,6 +8,7 @@ mod mistralrs;
 mod prompt;
 mod sampling;
 mod text;
+mod thoughts;
 mod tools;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -145,6 +146,14 @@ fn threads(asked: Option<u32>) -> usize {
         || std::thread::available_parallelism().map_or(1, usize::from),
         |threads| threads as usize,
     )
+}
+
+/// A long prompt takes milliseconds, which other requests' tasks shall not wait for.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::Broken("the prompt could not be taken apart".into()))?
 }
 
 #[cfg(test)]

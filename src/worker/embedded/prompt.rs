@@ -20,7 +20,8 @@ pub(super) use json::to_json;
 use marks::Controls;
 use turns::{Abilities, Turn};
 
-use crate::types::{Chat, Failure, ToolFormat};
+use super::thoughts::Thoughts;
+use crate::types::{Chat, Failure, Thinking, ToolFormat};
 
 /// Steps of the template's interpreter: a template of 100 messages takes a few thousand.
 const FUEL: u64 = 10_000_000;
@@ -92,14 +93,18 @@ impl Prompts {
             format,
             abilities: Abilities::default(),
         };
-        prompts.abilities = turns::probe(format, |turns, tools| prompts.render(turns, tools));
+        prompts.abilities = turns::probe(format, |turns, tools| {
+            prompts.render(turns, tools, &Thinking::Free)
+        });
         Ok(prompts)
     }
 
     /// The model spells calls in this form, whatever its template looks like.
     pub(super) fn with_tool_format(mut self, format: ToolFormat) -> Self {
         self.format = format;
-        self.abilities = turns::probe(format, |turns, tools| self.render(turns, tools));
+        self.abilities = turns::probe(format, |turns, tools| {
+            self.render(turns, tools, &Thinking::Free)
+        });
         self
     }
 
@@ -118,17 +123,36 @@ impl Prompts {
         let turns = turns::turns(chat, &tools, self.format, self.abilities, &marks);
         let shown = (self.abilities.tools && !tools.is_empty()).then_some(tools.as_slice());
         let rendered = self
-            .render(&turns, shown)
+            .render(&turns, shown, &chat.thinking)
             .map_err(|error| refusal(&error))?;
-        Ok(marks.split(&rendered))
+        let mut pieces = marks.split(&rendered);
+        if chat.thinking == Thinking::Off && Thoughts::are_open_after(&rendered) {
+            pieces.push(Piece::Text(Thoughts::NONE.to_owned()));
+        }
+        Ok(pieces)
     }
 
-    fn render(&self, turns: &[Turn], tools: Option<&[serde_json::Value]>) -> Result<String, Error> {
+    fn render(
+        &self,
+        turns: &[Turn],
+        tools: Option<&[serde_json::Value]>,
+        thinking: &Thinking,
+    ) -> Result<String, Error> {
+        // A template that isn't told decides for itself.
+        let (thinks, effort) = match thinking {
+            Thinking::Free => (Value::UNDEFINED, Value::UNDEFINED),
+            Thinking::Effort(effort) => (true.into(), effort.into()),
+            Thinking::Off => (false.into(), Value::UNDEFINED),
+        };
         self.environment.get_template("chat")?.render(context! {
             messages => turns,
             // None and not undefined where there are none, as transformers gives it.
             tools => tools,
             add_generation_prompt => true,
+            // Qwen's name of it, and DeepSeek's.
+            enable_thinking => thinks,
+            thinking => thinks,
+            reasoning_effort => effort,
             bos_token => self.bos,
             eos_token => self.eos,
         })

@@ -133,24 +133,24 @@ impl Server {
 
     fn take(&mut self, message: Down) -> Result<(), Error> {
         match message {
-            Down::Generate { id, job } => {
-                let (request, cancel) = self.open(id);
-                let worker = Arc::clone(&self.worker);
-                self.tasks.spawn(async move {
-                    let answer = generate(&*worker, job, &request);
-                    let answered = cancel.run_until_cancelled(answer).await;
-                    request.done(answered).await
-                });
-            }
-            Down::Embed { id, request: asked } => {
-                let (request, cancel) = self.open(id);
-                let worker = Arc::clone(&self.worker);
-                self.tasks.spawn(async move {
-                    let answer = embed(&*worker, asked, &request);
-                    let answered = cancel.run_until_cancelled(answer).await;
-                    request.done(answered).await
-                });
-            }
+            Down::Generate { id, job } => self.answer(id, async move |worker, request| {
+                generate(&*worker, job, &request).await
+            }),
+            Down::Embed { id, request: asked } => self.answer(id, async move |worker, request| {
+                embed(&*worker, asked, &request).await
+            }),
+            Down::Tokenize { id, ask } => self.answer(id, async move |worker, request| {
+                let told = worker.tokenize(worker.name(), ask).await;
+                request
+                    .say(told.map_or_else(Reply::Failed, Reply::Tokenized))
+                    .await
+            }),
+            Down::Detokenize { id, tokens } => self.answer(id, async move |worker, request| {
+                let told = worker.detokenize(worker.name(), tokens).await;
+                request
+                    .say(told.map_or_else(Reply::Failed, Reply::Text))
+                    .await
+            }),
             Down::Credit { id, events } => {
                 if let Some(open) = self.open.get(&id) {
                     open.credits.add_permits(events as usize);
@@ -164,6 +164,22 @@ impl Server {
             Down::Start(_) | Down::Probe(_) => return Err(Error::Order),
         }
         Ok(())
+    }
+
+    /// Answers a request in a task of its own.
+    fn answer<F, W>(&mut self, id: u64, work: W)
+    where
+        W: FnOnce(Arc<dyn Worker>, Arc<Request>) -> F + Send + 'static,
+        F: Future<Output = Result<(), WireError>> + Send,
+    {
+        let (request, cancel) = self.open(id);
+        let worker = Arc::clone(&self.worker);
+        self.tasks.spawn(async move {
+            let request = Arc::new(request);
+            let answer = work(worker, Arc::clone(&request));
+            let answered = cancel.run_until_cancelled(answer).await;
+            request.done(answered).await
+        });
     }
 
     fn open(&mut self, id: u64) -> (Request, CancellationToken) {
@@ -206,7 +222,7 @@ impl Request {
     }
 
     /// `answered` is none where it was cancelled.
-    async fn done(self, answered: Option<Result<(), WireError>>) -> Result<u64, WireError> {
+    async fn done(&self, answered: Option<Result<(), WireError>>) -> Result<u64, WireError> {
         if let Some(Err(error)) = answered {
             let failure = Failure::Broken(error.to_string());
             self.say(Reply::Failed(failure)).await?;

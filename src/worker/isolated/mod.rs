@@ -24,7 +24,7 @@ pub(super) use probe::probe;
 
 use super::{Health, Options, Worker};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{EmbedJob, Embedded, Events, Failure, Job, Progress};
+use crate::types::{EmbedJob, Embedded, Events, Failure, Job, Progress, Tokenize, Tokenized};
 use link::{Call, Link};
 use supervisor::Supervisor;
 use wire::{Down, Reply};
@@ -119,13 +119,39 @@ impl Worker for Isolated {
             _ => Err(out_of_order()),
         }
     }
+
+    async fn tokenize(&self, _: &str, ask: Tokenize) -> Result<Tokenized, Failure> {
+        let mut call = self
+            .link
+            .open(Arc::default(), |id| Down::Tokenize { id, ask })?;
+        match call.next().await {
+            Some(Reply::Tokenized(tokenized)) => Ok(tokenized),
+            Some(Reply::Failed(failure)) => Err(failure),
+            _ => Err(out_of_order()),
+        }
+    }
+
+    async fn detokenize(&self, _: &str, tokens: Vec<u32>) -> Result<String, Failure> {
+        let mut call = self
+            .link
+            .open(Arc::default(), |id| Down::Detokenize { id, tokens })?;
+        match call.next().await {
+            Some(Reply::Text(text)) => Ok(text),
+            Some(Reply::Failed(failure)) => Err(failure),
+            _ => Err(out_of_order()),
+        }
+    }
 }
 
 async fn next_event(mut call: Call) -> Option<(Result<crate::types::Event, Failure>, Call)> {
     let event = match call.next().await? {
         Reply::Event(event) => Ok(event),
         Reply::Failed(failure) => Err(failure),
-        Reply::Started | Reply::Counted | Reply::Embedded(_) => Err(out_of_order()),
+        Reply::Started
+        | Reply::Counted
+        | Reply::Embedded(_)
+        | Reply::Tokenized(_)
+        | Reply::Text(_) => Err(out_of_order()),
     };
     Some((event, call))
 }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::telemetry::WorkerReading;
-use crate::types::{Count, Embed, Embedded, Event, Failure, Job};
+use crate::types::{Count, Embed, Embedded, Event, Failure, Job, Tokenize, Tokenized};
 use crate::worker::{Health, Options};
 
 /// Events of one request that may be on their way to a reader that takes none: then its sequence pauses, and
@@ -38,6 +38,10 @@ pub(super) enum Down {
     Generate { id: u64, job: Job },
     /// Turn texts into vectors.
     Embed { id: u64, request: Embed },
+    /// Take a prompt apart.
+    Tokenize { id: u64, ask: Tokenize },
+    /// Put a text together.
+    Detokenize { id: u64, tokens: Vec<u32> },
     /// So many events of the request were taken: as many more may be sent.
     Credit { id: u64, events: u32 },
     /// Nobody waits for it any more.
@@ -72,6 +76,10 @@ pub(super) enum Reply {
     Event(Event),
     /// The whole answer of an [`Down::Embed`].
     Embedded(Embedded),
+    /// The whole answer of a [`Down::Tokenize`].
+    Tokenized(Tokenized),
+    /// The whole answer of a [`Down::Detokenize`].
+    Text(String),
     /// There will be no more.
     Failed(Failure),
 }

@@ -80,6 +80,7 @@ fn usage(progress: &Progress) -> Usage {
         prompt_tokens: count.prompt_tokens,
         cached_tokens: count.cached_tokens,
         completion_tokens: count.completion_tokens,
+        reasoning_tokens: 0,
     }
 }
 

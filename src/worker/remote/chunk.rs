@@ -507,6 +507,7 @@ mod tests {
             prompt_tokens: 3,
             cached_tokens: 0,
             completion_tokens: 2,
+            reasoning_tokens: 0,
         };
         let good = r#"{"choices":[{"finish_reason":"length","message":{"content":"\"finish_reason\":null"}}]}"#;
         let told = Some(Count::default());

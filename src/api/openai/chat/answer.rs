@@ -1,6 +1,7 @@
 //! The shapes of a chat's answer.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::api::openai::WireUsage;
 use crate::api::openai::answer::{Choice, Shape, Whole};
@@ -37,11 +38,14 @@ pub(super) struct Chat {
     pub(super) created: i64,
     pub(super) model: String,
     pub(super) fingerprint: String,
+    /// Where the request named one.
+    pub(super) tier: Option<&'static str>,
     pub(super) manner: Manner,
 }
 
-#[derive(Serialize)]
-pub(super) struct Completion {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreateChatCompletionResponse)]
+pub(in crate::api) struct Completion {
     id: String,
     object: &'static str,
     created: i64,
@@ -49,9 +53,13 @@ pub(super) struct Completion {
     choices: Vec<WholeChoice>,
     usage: WireUsage,
     system_fingerprint: String,
+    /// The one that it ran in, where the request named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatChoice)]
 struct WholeChoice {
     index: usize,
     message: Message,
@@ -59,11 +67,15 @@ struct WholeChoice {
     finish_reason: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatCompletionResponseMessage)]
 struct Message {
     role: &'static str,
     /// Null where there are calls and nothing besides.
     content: Option<String>,
+    /// What the model thought before it answered. Not OpenAI's: named as DeepSeek's API and other servers do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
     refusal: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Call>,
@@ -71,33 +83,40 @@ struct Message {
     function_call: Option<Called>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ToolCall)]
 struct Call {
     id: String,
     r#type: &'static str,
     function: Called,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CalledFunctionOfAnswer)]
 struct Called {
     name: String,
     arguments: String,
 }
 
-#[derive(Serialize)]
-pub(super) struct Chunk {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreateChatCompletionStreamResponse)]
+pub(in crate::api) struct Chunk {
     id: String,
     object: &'static str,
     created: i64,
     model: String,
     system_fingerprint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
     choices: Vec<ChunkChoice>,
     /// Null on every chunk but the last, and not there at all where it wasn't asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<WireUsage>)]
     usage: Option<Option<WireUsage>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatChunkChoice)]
 struct ChunkChoice {
     index: u32,
     delta: ChunkDelta,
@@ -105,19 +124,23 @@ struct ChunkChoice {
     finish_reason: Option<&'static str>,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
+#[schema(as = ChatChunkDelta)]
 struct ChunkDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ChunkCall>,
     #[serde(skip_serializing_if = "Option::is_none")]
     function_call: Option<ChunkCalled>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ToolCallChunk)]
 struct ChunkCall {
     index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,7 +150,8 @@ struct ChunkCall {
     function: ChunkCalled,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
+#[schema(as = CalledFunctionChunk)]
 struct ChunkCalled {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
@@ -139,9 +163,12 @@ impl Chat {
         let manner = self.manner;
         let choice = |(index, choice): (usize, Choice)| WholeChoice {
             index,
-            message: message(choice.text, choice.calls, manner.legacy),
             logprobs: Logprobs::new(manner.asks_logprobs, choice.logprobs),
             finish_reason: manner.reason(choice.finish),
+            message: Message {
+                reasoning_content: filled(choice.thought),
+                ..message(choice.text, choice.calls, manner.legacy)
+            },
         };
         Completion {
             id: self.id,
@@ -151,6 +178,7 @@ impl Chat {
             choices: whole.choices.into_iter().enumerate().map(choice).collect(),
             usage: whole.usage.into(),
             system_fingerprint: self.fingerprint,
+            service_tier: self.tier,
         }
     }
 
@@ -161,6 +189,7 @@ impl Chat {
             created: self.created,
             model: self.model.clone(),
             system_fingerprint: self.fingerprint.clone(),
+            service_tier: self.tier,
             choices,
             usage: self.manner.include_usage.then_some(usage),
         }
@@ -182,6 +211,10 @@ impl ChunkChoice {
     }
 }
 
+fn filled(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
 fn message(text: String, calls: Vec<ToolCall>, legacy: bool) -> Message {
     let content = (calls.is_empty() || !text.is_empty()).then_some(text);
     let mut calls = calls.into_iter().map(|call| Call {
@@ -196,6 +229,7 @@ fn message(text: String, calls: Vec<ToolCall>, legacy: bool) -> Message {
     Message {
         role: "assistant",
         content,
+        reasoning_content: None,
         refusal: None,
         tool_calls: if legacy { Vec::new() } else { calls.collect() },
         function_call: function_call.map(|call| call.function),
@@ -231,17 +265,21 @@ impl Shape for Chat {
     }
 
     fn delta(&mut self, delta: Delta) -> Chunk {
-        let content = (delta.calls.is_empty() || !delta.text.is_empty()).then_some(delta.text);
+        let says_more = !delta.calls.is_empty() || !delta.thought.is_empty();
+        let content = (!says_more || !delta.text.is_empty()).then_some(delta.text);
+        let reasoning_content = filled(delta.thought);
         let mut calls = delta.calls.into_iter().map(ChunkCall::from);
         let shown = if self.manner.legacy {
             ChunkDelta {
                 content,
+                reasoning_content,
                 function_call: calls.find(|call| call.index == 0).map(|call| call.function),
                 ..ChunkDelta::default()
             }
         } else {
             ChunkDelta {
                 content,
+                reasoning_content,
                 tool_calls: calls.collect(),
                 ..ChunkDelta::default()
             }

@@ -4,28 +4,35 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use crate::api::error::ApiError;
+use crate::api::openai::schemas;
 use crate::api::openai::unsupported::empty;
 use crate::types::{Message, Role, ToolCall};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChatCompletionRequestMessage)]
 pub(super) struct WireMessage {
     role: WireRole,
     #[serde(default)]
     content: Option<Content>,
     name: Option<String>,
+    /// The functions that an assistant called. Messages of the role `tool` answer them, each by its id.
     tool_calls: Option<Vec<WireToolCall>>,
     tool_call_id: Option<String>,
     /// The older form of one tool call.
     function_call: Option<WireCalled>,
     /// What an assistant said instead of content.
     refusal: Option<String>,
+    #[schema(schema_with = schemas::nothing)]
     audio: Option<Value>,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ChatRole)]
 enum WireRole {
     System,
     Developer,
@@ -36,27 +43,39 @@ enum WireRole {
     Function,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = MessageContent)]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MessagePart)]
 struct Part {
+    #[schema(schema_with = text_kind)]
     r#type: String,
+    #[schema(required, nullable = false)]
     text: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RequestToolCall)]
 struct WireToolCall {
     id: String,
+    #[schema(schema_with = schemas::function_kind)]
     r#type: String,
+    #[schema(required, nullable = false)]
     function: Option<WireCalled>,
 }
 
-#[derive(Deserialize)]
+fn text_kind() -> Schema {
+    schemas::words(&["text"])
+}
+
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CalledFunction)]
 struct WireCalled {
     name: String,
     arguments: String,

@@ -14,13 +14,31 @@ use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
 use super::fingerprint;
 use super::relay::{self, Peeked, peek};
+use super::sampling::Tier;
 use crate::api::asked::Asked;
 use crate::api::body::Raw;
 use crate::api::error::ApiError;
+use crate::api::openapi::{IdempotencyKey, ModelErrors};
 use crate::api::{Api, Shared};
 use crate::gateway::Ask;
 use crate::types::{Endpoint, Prompt};
 
+/// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "Chat",
+    operation_id = "createChatCompletion",
+    params(IdempotencyKey),
+    request_body = Request,
+    responses(
+        (status = 200, description = "The answer, or its chunks as server-sent events where `stream` is true", content(
+            (answer::Completion = "application/json"),
+            (answer::Chunk = "text/event-stream"),
+        )),
+        ModelErrors,
+    ),
+)]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = match peek(bytes, asked.deployment()) {
         Ok(peeked) => peeked,
@@ -45,6 +63,7 @@ async fn decoded(
     let streams = request.streams();
     let end_user = request.end_user()?;
     let (manner, class) = (request.manner(), asked.class(request.class()));
+    let tier = request.names_tier().then(|| Tier::name(class));
     let mut body = request.decode()?;
     if relayed {
         body.relay = Some(peeked.relay(Endpoint::Chat)?);
@@ -61,6 +80,7 @@ async fn decoded(
         created: Timestamp::now().as_second(),
         model: served.model.to_string(),
         fingerprint: fingerprint(&served),
+        tier,
         manner,
     };
     let response = if streams {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use super::answer::Manner;
 use super::messages::{WireMessage, conversation};
@@ -13,70 +16,122 @@ use crate::api::error::ApiError;
 use crate::api::openai::sampling::{
     Stop, StreamOptions, Tier, WireSampling, choices, max_tokens, min_tokens, stops,
 };
+use crate::api::openai::schemas;
 use crate::api::openai::unsupported::{field, never, refuse, text_modality};
-use crate::types::{Chat, Class, Format, Generate, Prompt};
+use crate::types::{Chat, Class, Format, Generate, Prompt, Thinking, ToolChoice};
 
 const MAX_TOP_LOGPROBS: u8 = 20;
 const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
 const VERBOSITIES: [&str; 3] = ["low", "medium", "high"];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateChatCompletionRequest)]
 pub(in crate::api) struct Request {
+    /// The model, or an alias of one. It was read before.
+    #[serde(default, rename = "model")]
+    #[schema(value_type = String, required)]
+    _model: IgnoredAny,
+    #[schema(min_items = 1)]
     messages: Vec<WireMessage>,
     #[serde(default)]
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    #[schema(minimum = 1, maximum = 128)]
     n: Option<u32>,
+    /// The older name of `max_completion_tokens`.
+    #[schema(minimum = 1)]
     max_tokens: Option<u32>,
+    #[schema(minimum = 1)]
     max_completion_tokens: Option<u32>,
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    #[schema(schema_with = schemas::biases)]
     logit_bias: Option<BTreeMap<String, f32>>,
     seed: Option<i64>,
+    #[schema(schema_with = schemas::stop)]
     stop: Option<Stop>,
     logprobs: Option<bool>,
+    #[schema(maximum = 20)]
     top_logprobs: Option<u8>,
     response_format: Option<ResponseFormat>,
+    #[schema(max_items = 128)]
     tools: Option<Vec<WireTool>>,
+    #[schema(schema_with = schemas::tool_choice)]
     tool_choice: Option<WireChoice>,
     parallel_tool_calls: Option<bool>,
     /// The older name of `tools`.
+    #[schema(max_items = 128)]
     functions: Option<Vec<WireFunction>>,
     /// The older name of `tool_choice`.
+    #[schema(schema_with = schemas::function_call)]
     function_call: Option<WireCall>,
+    /// The older name of `safety_identifier`.
+    #[schema(max_length = 256)]
     user: Option<String>,
+    /// The person behind the caller, as the ledger will name them.
+    #[schema(max_length = 256)]
     safety_identifier: Option<String>,
     // Not of OpenAI, and named as other servers do:
+    #[schema(exclusive_minimum = 0, maximum = 2)]
     repetition_penalty: Option<f32>,
+    /// -1 and 0 leave all tokens.
+    #[schema(minimum = -1)]
     top_k: Option<i64>,
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
     min_tokens: Option<u32>,
     /// Goes on past the model's own end. For benchmarks.
     ignore_eos: Option<bool>,
     // Known, and refused unless they ask for nothing:
+    #[schema(schema_with = schemas::text_alone)]
     modalities: Option<Value>,
+    #[schema(schema_with = schemas::nothing)]
     audio: Option<Value>,
+    #[schema(schema_with = schemas::nothing)]
     web_search_options: Option<Value>,
-    // Known, and of no effect on the models that run here: how long to think, and how much to say.
+    /// How much a model thinks before it answers, where it is one that does. An answer that is bound to a form has no
+    /// thoughts before it.
+    #[schema(schema_with = efforts)]
     reasoning_effort: Option<String>,
+    // Known, and of no effect on the models that run here: how much to say.
+    #[schema(schema_with = verbosities)]
     verbosity: Option<String>,
     service_tier: Option<Tier>,
 }
 
 /// `response_format`
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct ResponseFormat {
+    #[schema(schema_with = formats)]
     r#type: String,
     json_schema: Option<JsonSchema>,
 }
 
 /// `strict` isn't looked at: the schema always holds.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct JsonSchema {
+    #[schema(required, nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     name: Option<String>,
+    #[schema(required, value_type = Object)]
     schema: Option<Value>,
+}
+
+fn efforts() -> Schema {
+    schemas::optional(schemas::words(&EFFORTS))
+}
+
+fn verbosities() -> Schema {
+    schemas::optional(schemas::words(&VERBOSITIES))
+}
+
+fn formats() -> Schema {
+    schemas::words(&["text", "json_object", "json_schema"])
 }
 
 impl Request {
@@ -94,6 +149,11 @@ impl Request {
     /// How urgent it is, where it says so.
     pub(super) fn class(&self) -> Option<Class> {
         self.service_tier.and_then(Tier::class)
+    }
+
+    /// Whether its answer says how urgent it was.
+    pub(super) fn names_tier(&self) -> bool {
+        self.service_tier.is_some()
     }
 
     /// The form of its answer.
@@ -127,12 +187,22 @@ impl Request {
             top_p: self.top_p,
             seed: self.seed,
         };
+        let format = format(self.response_format)?;
         let tools = tools::Asked {
             tools: self.tools.unwrap_or_default(),
             choice: self.tool_choice,
             parallel: self.parallel_tool_calls.unwrap_or(true),
             functions: self.functions.unwrap_or_default(),
             call: self.function_call,
+        };
+        let tools = tools.decode()?;
+        // What is bound to a form from its first token on leaves no room for thoughts.
+        let bound = format != Format::Text
+            || matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_));
+        let thinking = match self.reasoning_effort {
+            Some(effort) if effort != "none" && !bound => Thinking::Effort(effort),
+            None if !bound => Thinking::Free,
+            _ => Thinking::Off,
         };
         Ok(Generate {
             choices: choices(self.n, 1)?,
@@ -143,10 +213,11 @@ impl Request {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             top_logprobs: top_logprobs(self.logprobs, self.top_logprobs)?,
             echo: false,
-            format: format(self.response_format)?,
+            format,
             prompts: vec![Prompt::Chat(Chat {
                 messages: conversation(self.messages)?,
-                tools: tools.decode()?,
+                tools,
+                thinking,
             })],
             relay: None,
         })

@@ -4,24 +4,33 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
+use crate::api::openai::schemas;
 use crate::types::{Function, ToolChoice, Tools};
 
 /// OpenAI's bounds.
 const MAX_TOOLS: usize = 128;
 const MAX_NAME_BYTES: usize = 64;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChatTool)]
 pub(super) struct WireTool {
+    #[schema(schema_with = schemas::function_kind)]
     r#type: String,
+    #[schema(required, nullable = false)]
     function: Option<WireFunction>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = FunctionObject)]
 pub(super) struct WireFunction {
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     name: String,
     description: Option<String>,
+    /// A JSON schema of an object.
+    #[schema(value_type = Option<Object>)]
     parameters: Option<Map<String, Value>>,
     strict: Option<bool>,
 }

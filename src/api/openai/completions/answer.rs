@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::logprobs::{Logprobs, Place};
 use crate::api::openai::WireUsage;
@@ -21,8 +22,9 @@ pub(super) struct Text {
     places: HashMap<u32, Place>,
 }
 
-#[derive(Serialize)]
-pub(super) struct Completion {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreateCompletionResponse)]
+pub(in crate::api) struct Completion {
     id: String,
     object: &'static str,
     created: i64,
@@ -31,10 +33,12 @@ pub(super) struct Completion {
     choices: Vec<Choice>,
     /// As on a chat's chunks.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<WireUsage>)]
     usage: Option<Option<WireUsage>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
 struct Choice {
     index: u32,
     text: String,

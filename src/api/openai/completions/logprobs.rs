@@ -4,16 +4,19 @@ use std::fmt::Write;
 
 use encoding_rs::{Decoder, UTF_8};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::api::openai::logprobs::finite;
 use crate::types::TokenLogprob;
 
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
+#[schema(as = CompletionLogprobs)]
 pub(super) struct Logprobs {
     tokens: Vec<String>,
     /// Null for the first token of a prompt, which nothing came before.
     token_logprobs: Vec<Option<f32>>,
     /// The likeliest tokens and the one that stands there: up to one more than were asked for.
+    #[schema(value_type = Vec<Option<BTreeMap<String, f32>>>)]
     top_logprobs: Vec<Option<Top>>,
     /// Where in the text the token begins, in characters. The prompt is part of the text where it is echoed.
     text_offset: Vec<usize>,

@@ -20,8 +20,25 @@ use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Raw;
 use crate::api::error::ApiError;
+use crate::api::openapi::{IdempotencyKey, ModelErrors};
 use crate::types::Endpoint;
 
+/// Goes on where a text ends.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "Completions",
+    operation_id = "createCompletion",
+    params(IdempotencyKey),
+    request_body = Request,
+    responses(
+        (status = 200, description = "The answer, or its chunks as server-sent events where `stream` is true", content(
+            (answer::Completion = "application/json"),
+            (answer::Completion = "text/event-stream"),
+        )),
+        ModelErrors,
+    ),
+)]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = match peek(bytes, asked.deployment()) {
         Ok(peeked) => peeked,

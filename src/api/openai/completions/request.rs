@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use super::prompt::Prompts;
 use crate::api::error::ApiError;
 use crate::api::openai::sampling::{
     Stop, StreamOptions, WireSampling, choices, max_tokens, min_tokens, stops,
 };
+use crate::api::openai::schemas;
 use crate::api::openai::unsupported::{field, refuse};
 use crate::types::{Format, Generate};
 
@@ -18,34 +22,66 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 /// As on chats. OpenAI itself stops at 5 here.
 const MAX_LOGPROBS: u8 = 20;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateCompletionRequest)]
 pub(in crate::api) struct Request {
+    /// The model, or an alias of one. It was read before.
+    #[serde(default, rename = "model")]
+    #[schema(value_type = String, required)]
+    _model: IgnoredAny,
+    #[schema(schema_with = prompts)]
     prompt: Prompts,
     #[serde(default)]
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    #[schema(minimum = 1, maximum = 128)]
     n: Option<u32>,
+    /// As many as `n`, where it is given.
+    #[schema(minimum = 1, maximum = 128)]
     best_of: Option<u32>,
+    /// 16 by default; 0 where the prompt alone is wanted, with `echo`.
     max_tokens: Option<u32>,
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    #[schema(schema_with = schemas::biases)]
     logit_bias: Option<BTreeMap<String, f32>>,
     seed: Option<i64>,
+    #[schema(schema_with = schemas::stop)]
     stop: Option<Stop>,
+    #[schema(maximum = 20)]
     logprobs: Option<u8>,
     echo: Option<bool>,
+    /// The person behind the caller, as the ledger will name them.
+    #[schema(max_length = 256)]
     pub(super) user: Option<String>,
     // Not of OpenAI, and named as other servers do:
+    #[schema(exclusive_minimum = 0, maximum = 2)]
     repetition_penalty: Option<f32>,
+    /// -1 and 0 leave all tokens.
+    #[schema(minimum = -1)]
     top_k: Option<i64>,
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
     min_tokens: Option<u32>,
     /// Goes on past the model's own end. For benchmarks.
     ignore_eos: Option<bool>,
     // Known, and refused unless it asks for nothing:
+    #[schema(schema_with = no_suffix)]
     suffix: Option<Value>,
+}
+
+fn prompts() -> Schema {
+    schemas::texts_or_tokens(0, 128)
+}
+
+fn no_suffix() -> Schema {
+    schemas::optional(schemas::words(&[""]))
 }
 
 impl Request {

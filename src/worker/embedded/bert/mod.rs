@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Status, Thread};
+use super::{Status, Thread, off_the_runtime};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Embed, EmbedJob, Embedded, Failure, Progress};
+use crate::types::{Embed, EmbedJob, Embedded, Failure, Progress, Tokenize, Tokenized};
 use crate::worker::{Health, Worker};
 use encoder::Encoder;
 use folder::Folder;
@@ -122,6 +122,16 @@ impl Worker for Bert {
         measured
             .await
             .map_err(|_| Failure::Broken("the texts could not be measured".into()))?
+    }
+
+    async fn tokenize(&self, _: &str, ask: Tokenize) -> Result<Tokenized, Failure> {
+        let model = self.status.loaded()?;
+        off_the_runtime(move || model.tokens.tokenized(&ask)).await
+    }
+
+    async fn detokenize(&self, _: &str, tokens: Vec<u32>) -> Result<String, Failure> {
+        let model = self.status.loaded()?;
+        off_the_runtime(move || model.tokens.text_of(&tokens)).await
     }
 
     async fn embed(&self, job: EmbedJob, progress: Arc<Progress>) -> Result<Embedded, Failure> {

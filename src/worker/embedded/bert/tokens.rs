@@ -3,7 +3,7 @@
 use tokenizers::{Encoding, NormalizerWrapper, PaddingParams, Token, Tokenizer};
 
 use super::folder::{Folder, Normaliser, failed};
-use crate::types::{Failure, Input};
+use crate::types::{Failure, Input, Prompt, Tokenize, Tokenized};
 
 /// No text that fits is longer by so much: a tokenizer takes memory by a text's bytes, so it must not see
 /// more.
@@ -95,6 +95,15 @@ impl Tokens {
     }
 
     fn text(&self, text: &str, name: impl Fn() -> String) -> Result<Row, Failure> {
+        self.row(&self.encoded(text, true, &name)?, name)
+    }
+
+    fn encoded(
+        &self,
+        text: &str,
+        special: bool,
+        name: impl Fn() -> String,
+    ) -> Result<Encoding, Failure> {
         if text.len() > self.max_tokens * BYTES_PER_TOKEN {
             return Err(self.too_long(self.max_tokens + 1, name()));
         }
@@ -105,8 +114,38 @@ impl Tokens {
         } else {
             text
         };
-        let encoding = self.tokenizer.encode_fast(text, true);
-        self.row(&encoding.map_err(|error| broken(&error))?, name)
+        let encoding = self.tokenizer.encode_fast(text, special);
+        encoding.map_err(|error| broken(&error))
+    }
+
+    /// A text's tokens, with their texts where they are asked for.
+    ///
+    /// # Errors
+    /// It is no text, or longer than any that fits.
+    pub(super) fn tokenized(&self, ask: &Tokenize) -> Result<Tokenized, Failure> {
+        let Prompt::Text(text) = &ask.prompt else {
+            let message = "this model takes texts, and no conversations";
+            return Err(invalid("messages".into(), message.into()));
+        };
+        let encoding = self.encoded(text, ask.special, || "prompt".to_owned())?;
+        Ok(Tokenized {
+            tokens: encoding.get_ids().to_vec(),
+            texts: ask.texts.then(|| encoding.get_tokens().to_vec()),
+            context: Some(saturating(self.max_tokens)),
+        })
+    }
+
+    /// The text that tokens stand for, special ones included.
+    ///
+    /// # Errors
+    /// There is no such token.
+    pub(super) fn text_of(&self, ids: &[u32]) -> Result<String, Failure> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
+            let message = format!("the model's vocabulary has no token {id}");
+            return Err(invalid("tokens".into(), message));
+        }
+        let text = self.tokenizer.decode(ids, false);
+        text.map_err(|error| broken(&error))
     }
 
     fn ids(&self, ids: &[u32], name: impl Fn() -> String) -> Result<Row, Failure> {

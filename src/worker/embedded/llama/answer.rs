@@ -5,8 +5,9 @@ use tokio::sync::mpsc;
 
 use crate::types::{Delta, Event, Failure, Finish, Progress, Usage};
 
-/// Events of one choice in one step at most, without what was drafted: the prompt's echo, a token and the end.
-const EVENTS_PER_CHOICE: u32 = 3;
+/// Events of one choice in one step at most, without what was drafted: the prompt's echo, a token's thought and text, those
+/// that were kept back until the end, and the end.
+const EVENTS_PER_CHOICE: u32 = 6;
 /// Events that may wait for a slow reader; then its choices pause.
 const EVENTS: usize = 64;
 
@@ -73,16 +74,20 @@ impl Answer {
     }
 
     /// Counts a generated token. False when the reader went in this very step.
-    pub(super) fn advance(&self) -> bool {
+    pub(super) fn advance(&self, thinks: bool) -> bool {
         if !self.progress.advance() {
             return false;
         }
-        self.count(|usage| usage.completion_tokens += 1);
+        self.count(|usage| {
+            usage.completion_tokens += 1;
+            usage.reasoning_tokens += u32::from(thinks);
+        });
         true
     }
 
     pub(super) fn tell(&self, delta: Delta) {
-        if !delta.text.is_empty() || !delta.calls.is_empty() || !delta.logprobs.is_empty() {
+        let says = !delta.text.is_empty() || !delta.thought.is_empty();
+        if says || !delta.calls.is_empty() || !delta.logprobs.is_empty() {
             self.send(Ok(Event::Delta(delta)));
         }
     }

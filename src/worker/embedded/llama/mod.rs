@@ -27,17 +27,19 @@ use std::sync::mpsc::Receiver;
 
 use async_trait::async_trait;
 use llama_cpp_2::context::params::KvCacheType;
+use llama_cpp_2::token::LlamaToken;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::constrain::{Constraint, Grammar};
+use super::thoughts::Thoughts;
 use super::tools::{CallParser, blame};
-use super::{Status, Thread, threads};
+use super::{Status, Thread, off_the_runtime, threads};
 use crate::telemetry::WorkerMetrics;
 use crate::types::{
-    CellType, Events, Failure, Format, Generate, Job, Layout, Measure, Progress, Prompt, Tokenize,
-    Tokenized, ToolChoice, ToolFormat, Tools,
+    CellType, Events, Failure, Format, Generate, Job, Layout, Measure, Progress, Prompt, Thinking,
+    Tokenize, Tokenized, ToolChoice, ToolFormat, Tools,
 };
 use crate::worker::{Health, Worker};
 use bank::BankSettings;
@@ -85,6 +87,8 @@ pub struct LlamaOptions {
     pub trials: Option<PathBuf>,
     /// How the model spells calls of functions; its chat template tells where this is `None`.
     pub tool_format: Option<ToolFormat>,
+    /// Whether it thinks before it answers; its chat template tells where this is `None`.
+    pub thinks: Option<bool>,
     /// Threads that compute.
     pub threads: Option<u32>,
 }
@@ -147,6 +151,7 @@ fn load_and_run(
         &weights,
         options.context_tokens,
         options.tool_format,
+        options.thinks,
     )?);
     let settings = Settings {
         bank: BankSettings {
@@ -243,10 +248,12 @@ impl Worker for Llama {
             let prompts = job.request.prompts.iter();
             let (constraint, calls) = form(&job.request, &model)?;
             drop(turn);
+            let prompts: Vec<_> = prompts
+                .map(|prompt| model.prepare(prompt))
+                .collect::<Result<_, Failure>>()?;
             Ok(Request {
-                prompts: prompts
-                    .map(|prompt| model.prepare(prompt))
-                    .collect::<Result<_, Failure>>()?,
+                thoughts: thoughts(&job.request, &model, &prompts),
+                prompts,
                 constraint,
                 calls,
                 waits: urgency.announce(job.class),
@@ -263,12 +270,14 @@ impl Worker for Llama {
     }
 }
 
-/// A long prompt takes milliseconds, which other requests' tasks shall not wait for.
-async fn off_the_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Failure::Broken("the prompt could not be taken apart".into()))?
+/// What finds thoughts in the answers; none where there can't be any.
+fn thoughts(request: &Generate, model: &Model, prompts: &[Vec<LlamaToken>]) -> Option<Thoughts> {
+    match (request.prompts.first(), prompts.first()) {
+        (Some(Prompt::Chat(chat)), Some(prompt)) if chat.thinking != Thinking::Off => {
+            model.thoughts_after(prompt)
+        }
+        _ => None,
+    }
 }
 
 /// Whether a grammar may have to be compiled for it.

@@ -8,11 +8,15 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
+use super::super::thoughts::Thoughts;
 use super::window::cuttable_tokens;
 use crate::types::{Failure, Prompt, Tokenize, Tokenized, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// Tokens at a prompt's end among which the mark of thoughts that it opens is looked for.
+const MARK_TOKENS: usize = 8;
 
 /// Loaded weights with their tokenizer and chat template.
 pub(super) struct Model {
@@ -20,6 +24,8 @@ pub(super) struct Model {
     /// Tokens that one sequence may have.
     pub(super) context_tokens: u32,
     prompts: Prompts,
+    /// Whether it may think before it answers.
+    thinks: bool,
     /// What the control pieces of a prompt stand for.
     control: Vec<LlamaToken>,
     /// Bytes of the longest token.
@@ -40,6 +46,7 @@ impl Model {
         path: &Path,
         context_tokens: u32,
         tool_format: Option<ToolFormat>,
+        thinks: Option<bool>,
     ) -> Result<Self, String> {
         check_file(path)?;
         let weights = LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default())
@@ -49,6 +56,7 @@ impl Model {
         let template = weights
             .meta_val_str("tokenizer.chat_template")
             .unwrap_or_else(|_| CHATML.to_owned());
+        let thinks = thinks.unwrap_or_else(|| Thoughts::are_known_to(&template));
         let prompts = {
             let vocab = weights.vocab();
             let text = |token| {
@@ -75,6 +83,7 @@ impl Model {
             grammars: OnceLock::new(),
             weights,
             prompts,
+            thinks,
             control,
         })
     }
@@ -256,14 +265,27 @@ impl Model {
         self.prompts.tool_format()
     }
 
-    /// As [`Model::bytes`], with the control tokens that calls are spelled with.
-    pub(super) fn bytes_with_calls(&self, token: LlamaToken) -> Vec<u8> {
+    /// What finds thoughts in an answer to this prompt.
+    pub(super) fn thoughts_after(&self, prompt: &[LlamaToken]) -> Option<Thoughts> {
+        let end = prompt.len().saturating_sub(MARK_TOKENS);
+        let end: Vec<u8> = prompt[end..]
+            .iter()
+            .flat_map(|token| self.name(*token))
+            .collect();
+        let opened = Thoughts::are_open_after(&String::from_utf8_lossy(&end));
+        self.thinks.then(|| Thoughts::new(opened))
+    }
+
+    /// As [`Model::bytes`], with the control tokens that calls and thoughts are spelled with.
+    pub(super) fn bytes_with(&self, token: LlamaToken, calls: bool, thoughts: bool) -> Vec<u8> {
         let bytes = self.bytes(token);
-        if !bytes.is_empty() {
+        if !bytes.is_empty() || !(calls || thoughts) {
             return bytes;
         }
         let name = self.name(token);
-        let spells = std::str::from_utf8(&name).is_ok_and(|name| self.tool_format().spells(name));
+        let spells = std::str::from_utf8(&name).is_ok_and(|name| {
+            calls && self.tool_format().spells(name) || thoughts && Thoughts::spells(name)
+        });
         if spells { name } else { bytes }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::constrain::Constraint;
 use super::super::sampling::{Sampler, Scratch, log_probabilities};
 use super::super::text::Assembler;
+use super::super::thoughts::Thoughts;
 use super::super::tools::CallParser;
 use super::answer::{Answer, Sender};
 use super::draft::Lookup;
@@ -24,6 +25,8 @@ pub(super) struct Request {
     pub(super) job: Job,
     /// What its answers have to be.
     pub(super) constraint: Option<Constraint>,
+    /// Finds thoughts in its answers.
+    pub(super) thoughts: Option<Thoughts>,
     /// Finds calls in its answers.
     pub(super) calls: Option<CallParser>,
     pub(super) events: Sender,
@@ -36,6 +39,7 @@ pub(super) struct Request {
 pub(super) struct Common {
     job: Job,
     constraint: Option<Constraint>,
+    thoughts: Option<Thoughts>,
     calls: Option<CallParser>,
     pub(super) answer: Answer,
 }
@@ -57,6 +61,7 @@ impl Request {
         let common = Rc::new(Common {
             job: self.job,
             constraint: self.constraint,
+            thoughts: self.thoughts,
             calls: self.calls,
             answer: Answer::new(self.events, self.progress, answers),
         });
@@ -108,6 +113,7 @@ pub(super) struct Sequence {
     scores: Vec<TokenLogprob>,
     sampler: Sampler,
     constraint: Option<Constraint>,
+    thoughts: Option<Thoughts>,
     calls: Option<CallParser>,
     assembler: Assembler,
     lookup: Lookup,
@@ -192,6 +198,7 @@ impl Sequence {
             scores: Vec::new(),
             sampler: Sampler::new(&request.sampling, choice, ids),
             constraint: common.constraint.as_ref().map(Constraint::fresh),
+            thoughts: common.thoughts.clone(),
             calls: common.calls.clone(),
             assembler: Assembler::new(request.stop.clone()),
             lookup: Lookup::default(),
@@ -325,7 +332,8 @@ impl Sequence {
             }
         };
         // A refused count means that the reader went in this very step.
-        if !self.common.answer.advance() {
+        let thinks = self.thoughts.as_ref().is_some_and(Thoughts::is_thinking);
+        if !self.common.answer.advance(thinks) {
             return Next::Leaves;
         }
         let token = token_at(index);
@@ -342,11 +350,7 @@ impl Sequence {
             return self.end(&rest, logprobs, Finish::Stop);
         }
         let logprobs = self.logprob(logits, token, model).into_iter().collect();
-        let bytes = if self.calls.is_some() {
-            model.bytes_with_calls(token)
-        } else {
-            model.bytes(token)
-        };
+        let bytes = model.bytes_with(token, self.calls.is_some(), self.thoughts.is_some());
         let shown = self.assembler.push(&bytes);
         if shown.stopped {
             return self.end(&shown.text, logprobs, Finish::Stop);
@@ -381,8 +385,8 @@ impl Sequence {
             self.common.answer.tell(Delta {
                 choice: self.choice,
                 text: String::from_utf8_lossy(&bytes).into_owned(),
-                calls: Vec::new(),
                 logprobs: std::mem::take(&mut self.scores),
+                ..Delta::default()
             });
         }
         if self.max_tokens == 0 {
@@ -439,12 +443,27 @@ impl Sequence {
         })
     }
 
-    fn tell(&mut self, text: &str, logprobs: Vec<TokenLogprob>) -> Next {
+    fn tell(&mut self, text: &str, mut logprobs: Vec<TokenLogprob>) -> Next {
+        let Some(thoughts) = &mut self.thoughts else {
+            return self.tell_text(text.to_owned(), logprobs);
+        };
+        let thought_before = thoughts.is_thinking();
+        let split = thoughts.push(text);
+        // They are of the answer's own tokens.
+        if thought_before || thoughts.is_thinking() {
+            logprobs.clear();
+        }
+        self.send_thought(split.thought);
+        self.tell_text(split.text, logprobs)
+    }
+
+    /// What is surely no thought.
+    fn tell_text(&mut self, text: String, logprobs: Vec<TokenLogprob>) -> Next {
         let Some(parser) = &mut self.calls else {
-            self.send(text.to_owned(), Vec::new(), logprobs);
+            self.send(text, Vec::new(), logprobs);
             return Next::Stays;
         };
-        let parsed = parser.push(text);
+        let parsed = parser.push(&text);
         self.send(parsed.text, parsed.calls, logprobs);
         if parsed.done {
             self.common.answer.finish(self.choice, Finish::ToolCalls);
@@ -456,6 +475,13 @@ impl Sequence {
     fn end(&mut self, text: &str, logprobs: Vec<TokenLogprob>, finish: Finish) -> Next {
         if self.tell(text, logprobs) == Next::Leaves {
             return Next::Leaves;
+        }
+        let rest = self.thoughts.as_mut().map(Thoughts::finish);
+        if let Some(rest) = rest {
+            self.send_thought(rest.thought);
+            if self.tell_text(rest.text, Vec::new()) == Next::Leaves {
+                return Next::Leaves;
+            }
         }
         let mut finish = finish;
         if let Some(parser) = &mut self.calls {
@@ -475,6 +501,15 @@ impl Sequence {
             text,
             calls,
             logprobs,
+            ..Delta::default()
+        });
+    }
+
+    fn send_thought(&self, thought: String) {
+        self.common.answer.tell(Delta {
+            choice: self.choice,
+            thought,
+            ..Delta::default()
         });
     }
 }
