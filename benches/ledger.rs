@@ -51,6 +51,7 @@ async fn settle(metering: &Metering, at_once: usize) -> Vec<Duration> {
         prompt_tokens: 100,
         cached_tokens: 0,
         completion_tokens: 50,
+        reasoning_tokens: 0,
     };
     let end = Instant::now() + RUN;
     let clients: Vec<_> = (0..at_once)

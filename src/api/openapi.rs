@@ -186,12 +186,11 @@ fn common(operation: &Operation) -> Errors {
     if operation.security.is_none() {
         statuses.extend([StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
     }
-    let parameters = operation.parameters.iter().flatten();
-    let mut parameters = parameters.map(|parameter| &parameter.parameter_in);
-    if parameters.len() > 0 || operation.request_body.is_some() {
+    let parameters = operation.parameters.as_deref().unwrap_or_default();
+    if !parameters.is_empty() || operation.request_body.is_some() {
         statuses.push(StatusCode::BAD_REQUEST);
     }
-    if parameters.any(|place| *place == ParameterIn::Path) {
+    if parameters.iter().any(is_in_path) {
         statuses.push(StatusCode::NOT_FOUND);
     }
     if operation.request_body.is_some() {
@@ -202,6 +201,10 @@ fn common(operation: &Operation) -> Errors {
         ]);
     }
     errors(statuses)
+}
+
+fn is_in_path(parameter: &RefOr<Parameter>) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path)
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

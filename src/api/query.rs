@@ -27,19 +27,31 @@ impl Query {
     }
 
     pub(super) fn list(&mut self, name: &str) -> Vec<String> {
+        let mut values = self.all(name);
+        values.retain(|value| !value.is_empty());
+        values
+    }
+
+    fn all(&mut self, name: &str) -> Vec<String> {
         let mut values = Vec::new();
         self.0.retain(|(key, value)| {
             if key == name {
-                let parts = value.split(',').filter(|part| !part.is_empty());
-                values.extend(parts.map(str::to_owned));
+                values.extend(value.split(',').map(str::to_owned));
             }
             key != name
         });
         values
     }
 
+    /// An empty one is none.
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        let mut values = self.list(name);
+        let word = self.word(name)?;
+        Ok(word.filter(|word| !word.is_empty()))
+    }
+
+    /// As it is written, be it empty.
+    pub(super) fn word(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        let mut values = self.all(name);
         if values.len() > 1 {
             let message = format!("{name} is given more than once");
             return Err(ApiError::invalid(Some(name), &message));
@@ -56,7 +68,7 @@ impl Query {
     }
 
     fn parsed<T: FromStr>(&mut self, name: &str, what: &str) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.text(name)? else {
+        let Some(text) = self.word(name)? else {
             return Ok(None);
         };
         let refuse = |_| {
@@ -82,5 +94,9 @@ mod tests {
         assert_eq!(query.text("none").unwrap(), None);
         assert!(Query::parse("d=x").number::<u32>("d").is_err());
         assert!(Query::parse("d=1&d=2").number::<u32>("d").is_err());
+        assert!(Query::parse("d=").number::<u32>("d").is_err());
+        assert_eq!(Query::parse("d=").text("d").unwrap(), None);
+        assert_eq!(Query::parse("d=").word("d").unwrap(), Some(String::new()));
+        assert!(Query::parse("d=,x,").list("d") == ["x"]);
     }
 }

@@ -26,6 +26,7 @@ mod layout;
 mod ledger;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
+mod openapi;
 mod parity;
 mod remote;
 mod replicas;

@@ -512,7 +512,7 @@ async fn a_tenant_finds_nothing_of_anothers() {
     };
     let (_, mine) = admin.project("mine", json!({})).await;
     let mut tried = 0;
-    for route in forebay::api::paths() {
+    for route in &forebay::api::paths() {
         // What models there are is no tenant's own.
         if !route.contains('{') || route == "/v1/models/{*model}" {
             continue;

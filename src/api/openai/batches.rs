@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa::openapi::Schema;
 
-use super::files::{found, kept, no_such};
+use super::files::{found, no_such};
 use super::schemas;
 use super::uploads::ExpiresAfter;
 use crate::api::auth::Authenticated;
@@ -144,10 +144,8 @@ impl Create {
             let message = "completion_window must be 24h";
             return Err(ApiError::invalid(Some("completion_window"), message));
         }
-        let keep_s = match &self.output_expires_after {
-            None => None,
-            Some(after) => kept(after.anchor.as_deref(), after.seconds)?,
-        };
+        let keep_s = self.output_expires_after.as_ref();
+        let keep_s = keep_s.map(ExpiresAfter::keep_s).transpose()?;
         let created = Timestamp::now();
         let window = SignedDuration::try_from(api.batches.options.window);
         Ok(Batch {

@@ -38,11 +38,11 @@ pub(in crate::api) struct FileObject {
     object: &'static str,
     bytes: u64,
     created_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<i64>,
     filename: String,
     purpose: &'static str,
     status: &'static str,
-    status_details: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -64,7 +64,6 @@ impl From<StoredFile> for FileObject {
             filename: file.filename,
             purpose: file.purpose.as_str(),
             status: "processed",
-            status_details: None,
         }
     }
 }
@@ -97,16 +96,18 @@ impl Said {
                 ApiError::invalid(Some("expires_after[seconds]"), message)
             })?),
         };
-        kept(self.anchor.as_deref(), seconds)
+        if self.anchor.is_none() && seconds.is_none() {
+            return Ok(None);
+        }
+        kept(self.anchor.as_deref(), seconds).map(Some)
     }
 }
 
 /// For how long a file is to be kept.
-pub(super) fn kept(anchor: Option<&str>, seconds: Option<u32>) -> Result<Option<u32>, ApiError> {
+pub(super) fn kept(anchor: Option<&str>, seconds: Option<u32>) -> Result<u32, ApiError> {
     let wrong = |param, message: &str| Err(ApiError::invalid(Some(param), message));
     match (anchor, seconds) {
-        (None, None) => Ok(None),
-        (Some("created_at"), Some(seconds)) if KEPT_S.contains(&seconds) => Ok(Some(seconds)),
+        (Some("created_at"), Some(seconds)) if KEPT_S.contains(&seconds) => Ok(seconds),
         (Some("created_at"), _) => wrong(
             "expires_after[seconds]",
             "expires_after[seconds] must be 3600 to 2592000",
@@ -282,14 +283,14 @@ pub(in crate::api) async fn list(
     mut query: Query,
 ) -> Result<Answer<List<FileObject>>, ApiError> {
     let page = page_of(&mut query, MOST_LISTED, MOST_LISTED)?;
-    let purpose = match query.text("purpose")? {
+    let purpose = match query.word("purpose")? {
         None => None,
         Some(text) => {
             let purpose = text.parse();
             Some(purpose.map_err(|message: String| ApiError::invalid(Some("purpose"), &message))?)
         }
     };
-    let ascending = match query.text("order")?.as_deref() {
+    let ascending = match query.word("order")?.as_deref() {
         None | Some("desc") => false,
         Some("asc") => true,
         Some(_) => {

@@ -1,5 +1,6 @@
 //! Shapes of requests that no derive can say.
 
+use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type,
 };
@@ -20,13 +21,13 @@ pub(in crate::api) fn nothing() -> Schema {
 pub(in crate::api) fn words(words: &[&str]) -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
-        .enum_values(Some(words))
+        .enum_values(Some(words.iter().copied()))
         .into()
 }
 
 /// A list of these.
 pub(in crate::api) fn list(item: Schema) -> Schema {
-    ArrayBuilder::new().items(item).into()
+    ArrayBuilder::new().items(RefOr::T(item)).into()
 }
 
 /// `type` where there are functions and nothing else.
@@ -36,7 +37,9 @@ pub(in crate::api) fn function_kind() -> Schema {
 
 /// `stop`
 pub(in crate::api) fn stop() -> Schema {
-    let many = ArrayBuilder::new().items(text()).max_items(Some(4));
+    let many = ArrayBuilder::new()
+        .items(RefOr::T(text()))
+        .max_items(Some(4));
     one_of([nothing(), text(), many.into()])
 }
 
@@ -81,7 +84,7 @@ pub(in crate::api) fn metadata() -> Schema {
 
 /// `modalities`
 pub(in crate::api) fn text_alone() -> Schema {
-    optional(ArrayBuilder::new().items(words(&["text"])).into())
+    optional(ArrayBuilder::new().items(RefOr::T(words(&["text"]))).into())
 }
 
 /// `tool_choice`
@@ -110,7 +113,11 @@ pub(in crate::api) fn texts_or_tokens(shortest_text: usize, most: usize) -> Sche
             .schema_type(Type::String)
             .min_length(Some(shortest_text))
     };
-    let list = |items: Schema| ArrayBuilder::new().items(items).min_items(Some(1));
+    let list = |items: Schema| {
+        ArrayBuilder::new()
+            .items(RefOr::T(items))
+            .min_items(Some(1))
+    };
     let tokens = || list(token_id());
     one_of([
         text().into(),

@@ -46,8 +46,10 @@ pub(in crate::api) struct Asked {
     /// A text, where there are no `messages`.
     prompt: Option<String>,
     /// A conversation, as a chat's request has it.
-    messages: Option<Vec<Object>>,
-    tools: Option<Vec<Object>>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    messages: Option<Vec<Value>>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    tools: Option<Vec<Value>>,
     add_special_tokens: Option<bool>,
     return_token_strs: Option<bool>,
 }

@@ -48,9 +48,9 @@ pub(in crate::api) struct Create {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct ExpiresAfter {
     #[schema(schema_with = schemas::anchor, required)]
-    pub(super) anchor: Option<String>,
+    anchor: Option<String>,
     #[schema(required, nullable = false, minimum = 3600, maximum = 2_592_000)]
-    pub(super) seconds: Option<u32>,
+    seconds: Option<u32>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -96,6 +96,12 @@ pub(in crate::api) struct Part {
     upload_id: String,
 }
 
+impl ExpiresAfter {
+    pub(super) fn keep_s(&self) -> Result<u32, ApiError> {
+        kept(self.anchor.as_deref(), self.seconds)
+    }
+}
+
 impl UploadObject {
     fn of(upload: Upload, file: Option<StoredFile>) -> Self {
         Self {
@@ -134,10 +140,8 @@ pub(in crate::api) async fn create(
         let message = "mime_type must have 256 bytes at most, and no control characters";
         return Err(ApiError::invalid(Some("mime_type"), message));
     }
-    let keep_s = match &body.expires_after {
-        None => None,
-        Some(after) => kept(after.anchor.as_deref(), after.seconds)?,
-    };
+    let keep_s = body.expires_after.as_ref().map(ExpiresAfter::keep_s);
+    let keep_s = keep_s.transpose()?;
     let created = Timestamp::now();
     let upload = Upload {
         id: UploadId::mint(),

@@ -73,7 +73,7 @@ pub(in crate::api) async fn list(
     mut query: Query,
 ) -> Result<Answer<Report<Costs>>, ApiError> {
     if query
-        .text("bucket_width")?
+        .word("bucket_width")?
         .is_some_and(|width| width != "1d")
     {
         let message = "bucket_width of costs is 1d";

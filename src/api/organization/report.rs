@@ -70,7 +70,7 @@ impl Width {
     };
 
     pub(super) fn of(query: &mut Query) -> Result<Self, ApiError> {
-        let (seconds, most, default) = match query.text("bucket_width")?.as_deref() {
+        let (seconds, most, default) = match query.word("bucket_width")?.as_deref() {
             Some("1m") => (MINUTE_S, 1440, 60),
             Some("1h") => (HOUR_S, 168, 24),
             None | Some("1d") => (DAY_S, 31, 7),

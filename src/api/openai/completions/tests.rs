@@ -163,6 +163,7 @@ fn text() -> Text {
 #[test]
 fn a_stream_says_of_each_choice_what_the_whole_answer_says() {
     let choice = || Choice {
+        thought: String::new(),
         text: "Né 🌊!".into(),
         calls: Vec::new(),
         logprobs: wave(),

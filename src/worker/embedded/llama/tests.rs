@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use llama_cpp_2::context::params::KvCacheType;
 use tokio::sync::mpsc;
 
+use super::super::thoughts::Thoughts;
 use super::answer;
 use super::bank::BankSettings;
 use super::engine::{Engine, Settings};
@@ -32,7 +33,7 @@ fn model() -> &'static Model {
     MODEL.get_or_init(|| {
         let path = std::env::var_os("FOREBAY_TEST_MODEL").map_or_else(quickstart, PathBuf::from);
         assert!(path.exists(), "no {}", path.display());
-        Model::load(&path, CONTEXT, None).unwrap()
+        Model::load(&path, CONTEXT, None, None).unwrap()
     })
 }
 
@@ -107,6 +108,7 @@ struct Reading {
 #[derive(Debug, Default, Clone)]
 struct Read {
     text: String,
+    thought: String,
     tokens: Vec<TokenLogprob>,
     finish: Option<Finish>,
 }
@@ -117,6 +119,16 @@ impl Handle {
     }
 
     fn ask_as(&self, tenant: &str, class: Class, request: Generate) -> Reading {
+        self.ask_of(tenant, class, None, request)
+    }
+
+    fn ask_of(
+        &self,
+        tenant: &str,
+        class: Class,
+        thoughts: Option<Thoughts>,
+        request: Generate,
+    ) -> Reading {
         let (events, reader) = answer::channel(request.answers());
         let progress = Arc::<Progress>::default();
         let prompts: Vec<_> = request
@@ -142,6 +154,7 @@ impl Handle {
                 adapter: None,
             },
             constraint: None,
+            thoughts,
             calls: None,
             events,
             progress: Arc::clone(&progress),
@@ -166,6 +179,7 @@ impl Reading {
                     let choice = delta.choice as usize;
                     choices.resize(choices.len().max(choice + 1), Read::default());
                     choices[choice].text.push_str(&delta.text);
+                    choices[choice].thought.push_str(&delta.thought);
                     choices[choice].tokens.extend(delta.logprobs);
                     if choices[0].tokens.len() >= at_most {
                         self.events.close();

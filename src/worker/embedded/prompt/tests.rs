@@ -89,7 +89,7 @@ fn message(role: Role, content: &str) -> Message {
 fn user(content: &str) -> Chat {
     Chat {
         messages: vec![message(Role::User, content)],
-        tools: Tools::default(),
+        ..Chat::default()
     }
 }
 
@@ -132,6 +132,7 @@ fn conversation(choice: ToolChoice) -> Chat {
             message(Role::User, "And now?"),
         ],
         tools: offered(choice),
+        ..Chat::default()
     }
 }
 
@@ -370,5 +371,30 @@ fn nothing_a_client_sends_spells_a_control_token() {
         let all = rendered(&prompts, &chat);
         assert!(all.matches(evil).count() > 6, "{all}");
         assert!(!all.contains(MARK) && !all.contains("fdd0"), "{all}");
+    }
+}
+
+#[test]
+fn a_template_is_told_how_much_to_think() {
+    // As Qwen 3 has it, and as DeepSeek R1 has it.
+    let asked = prompts(
+        "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{{ reasoning_effort }}",
+    );
+    let opened = prompts("{{ messages[0].content }}<think>\n");
+    for (thinking, by_asked, by_opened) in [
+        (Thinking::Free, "Hi", "Hi<think>\n"),
+        (Thinking::Effort("low".into()), "Hilow", "Hi<think>\n"),
+        (
+            Thinking::Off,
+            "Hi<think>\n\n</think>\n\n",
+            "Hi<think>\n\n\n</think>\n\n",
+        ),
+    ] {
+        let chat = Chat {
+            thinking,
+            ..user("Hi")
+        };
+        assert_eq!(rendered(&asked, &chat), by_asked);
+        assert_eq!(rendered(&opened, &chat), by_opened);
     }
 }

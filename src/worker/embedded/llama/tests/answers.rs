@@ -332,3 +332,45 @@ fn a_reader_that_stops_pauses_its_own_answer_alone() {
         assert_eq!(usage.unwrap().completion_tokens, 400);
     });
 }
+
+#[test]
+fn what_a_model_thinks_is_told_apart_and_counted() {
+    with_engine(settings(2), |handle| {
+        // Any model goes on like this.
+        let shown = "Q: one plus one?\nA: <think>one and one</think>2\n\
+                     Q: two plus one?\nA: <think>two and one</think>3\n\
+                     Q: one plus three?\nA: <think>one and three</think>4\nQ: one plus two?\nA:";
+        let request = Generate {
+            stop: vec!["\n".into()],
+            ..greedy(Prompt::Text(shown.into()), 32)
+        };
+        let ask = |thoughts| {
+            let (mut choices, usage) = handle
+                .ask_of("proj_a", Class::Standard, thoughts, request.clone())
+                .whole();
+            (choices.swap_remove(0), usage)
+        };
+        let (plain, plain_usage) = ask(None);
+        let (read, usage) = ask(Some(Thoughts::new(false)));
+        assert_eq!(
+            (plain.thought.as_str(), plain_usage.reasoning_tokens),
+            ("", 0)
+        );
+        let spelled = format!("<think>{}</think>{}", read.thought, read.text);
+        assert_eq!(spelled, plain.text.trim_start());
+        assert!(
+            !read.thought.is_empty() && !read.text.is_empty(),
+            "{read:?}"
+        );
+        assert_eq!(usage.completion_tokens, plain_usage.completion_tokens);
+        let thought = usage.reasoning_tokens;
+        assert!(
+            thought > 0 && thought < usage.completion_tokens,
+            "{usage:?}"
+        );
+        // The answer's own tokens, and those of the mark before it.
+        assert!(read.tokens.len() < plain.tokens.len());
+        let last = read.tokens.last().unwrap();
+        assert_eq!(last.id, plain.tokens.last().unwrap().id);
+    });
+}

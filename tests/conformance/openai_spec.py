@@ -1,0 +1,54 @@
+"""OpenAI's own document, cut down to what this server has of it."""
+
+import copy
+import re
+
+METHODS = ("get", "post", "delete", "put", "patch")
+
+
+def shape(path: str) -> str:
+    """A path without the names of what stands in it."""
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+def reach(document: dict, roots: list) -> set[str]:
+    """Every component that can be come to."""
+    seen: set[str] = set()
+    open_ends = list(roots)
+    while open_ends:
+        value = open_ends.pop()
+        if isinstance(value, dict):
+            reference = value.get("$ref")
+            if isinstance(reference, str) and reference not in seen:
+                seen.add(reference)
+                target = document
+                for part in reference.removeprefix("#/").split("/"):
+                    target = target[part.replace("~1", "/").replace("~0", "~")]
+                open_ends.append(target)
+            open_ends += value.values()
+        elif isinstance(value, list):
+            open_ends += value
+    return seen
+
+
+def cut(openai: dict, ours: dict) -> dict:
+    """OpenAI's operations that are among ours, by path and method, and the components that they need."""
+    have = {(shape(path), method) for path, item in ours["paths"].items() for method in item if method in METHODS}
+    kept = copy.deepcopy(openai)
+    kept["paths"] = {}
+    for path, item in openai["paths"].items():
+        operations = {
+            name: value
+            for name, value in item.items()
+            if name not in METHODS or (shape(f"/v1{path}"), name) in have
+        }
+        if any(name in METHODS for name in operations):
+            kept["paths"][path] = operations
+    needed = reach(openai, list(kept["paths"].values()))
+    for kind, components in openai["components"].items():
+        if kind != "securitySchemes":
+            names = {name for name in components if f"#/components/{kind}/{name}" in needed}
+            kept["components"][kind] = {name: components[name] for name in names}
+    for other in ("webhooks", "x-oaiMeta", "x-webhooks"):
+        kept.pop(other, None)
+    return kept
