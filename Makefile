@@ -50,7 +50,7 @@ usage: build ## What was used on CONFIG's store, and what it costs
 
 # Threads that wait for one another sleep: spinning would take the cores from whoever they wait for, where
 # the machine has other things to do.
-test test-rust test-clients conformance test-batches test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
+test test-rust test-clients conformance test-openapi test-batches test-lm-eval test-mistralrs test-long test-kills: export OMP_WAIT_POLICY := passive
 
 .PHONY: test
 test: test-rust test-clients test-deploy test-mistralrs ## Set up, then every test
@@ -107,6 +107,10 @@ conformance: setup-models setup-conformance ## OpenAI's SDK for Node, LangChain'
 	FOREBAY_BIN=$(BIN) $(VENV_CONFORMANCE)/bin/python -m pytest -p no:cacheprovider -c tests/conformance/pytest.ini tests/conformance
 
 # Not part of test: each takes a good while.
+.PHONY: test-openapi
+test-openapi: setup-models setup-conformance ## schemathesis against the API's document, and against OpenAI's where FOREBAY_OPENAI_SPEC names it (20 minutes each)
+	FOREBAY_BIN=$(BIN) FOREBAY_FUZZ_S=1200 $(VENV_CONFORMANCE)/bin/python -m pytest -s -p no:cacheprovider -c tests/conformance/pytest.ini tests/conformance/test_openapi.py
+
 .PHONY: test-long
 test-long: setup-models ## The engine's isolation test in its long form: 3,200 answers; not part of test
 	FOREBAY_ROUNDS=200 cargo test $(PROFILE) --lib -- --nocapture --exact worker::embedded::llama::tests::isolation::answers_are_what_they_are_alone

@@ -25,6 +25,12 @@ def server(tmp_path_factory):
     yield from running(tmp_path_factory.mktemp("forebay"))
 
 
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    """A server whose store holds nothing but what the module's own tests leave there."""
+    yield from running(tmp_path_factory.mktemp("forebay"))
+
+
 CLEVER = """
 [tenancy]
 bootstrap_key = "fb-local"

@@ -3,6 +3,31 @@
 import copy
 import re
 
+# Where this server differs on purpose: what stands in OpenAI's document, what would have to stand there, and why.
+NULLABLE = {"type": ["string", "null"]}
+DIFFERENCES = [
+    *(
+        (f"components/schemas/{name}/properties/{end}", NULLABLE, "an empty list has no first and no last entry: null, as OpenAI's own server says")
+        for name in ("ListFilesResponse", "ListBatchesResponse")
+        for end in ("first_id", "last_id")
+    ),
+    (
+        "components/schemas/OpenAIFile/properties/purpose",
+        {"type": "string"},
+        "OpenAI's document takes files for `evals`, and then has no such purpose in its answer",
+    ),
+    (
+        "paths/~1files~1{file_id}~1content/get/responses/200/content",
+        {"application/octet-stream": {}},
+        "bytes are no JSON string, and OpenAI's own server sends them as bytes",
+    ),
+    (
+        "components/schemas/AuditLogActor/properties/type",
+        {"enum": ["session", "api_key", "cli", "server"]},
+        "somebody at the machine has no session and no key, and some things the server does by itself",
+    ),
+]
+
 METHODS = ("get", "post", "delete", "put", "patch")
 
 
@@ -52,3 +77,16 @@ def cut(openai: dict, ours: dict) -> dict:
     for other in ("webhooks", "x-oaiMeta", "x-webhooks"):
         kept.pop(other, None)
     return kept
+
+
+def differing(openai: dict, ours: dict) -> dict:
+    """As [`cut`], with the differences put in."""
+    document = cut(openai, ours)
+    for pointer, value, _why in DIFFERENCES:
+        *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/"))
+        place = document
+        for part in parents:
+            place = place[part]
+        assert last in place, f"OpenAI's document has no {pointer} any more"
+        place[last] = value
+    return document

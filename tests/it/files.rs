@@ -136,10 +136,11 @@ async fn a_form_that_is_wrong_is_refused_by_its_field_and_leaves_nothing() {
     let file: Part<'_> = ("file", Some("a"), b"abc");
     let purpose: Part<'_> = ("purpose", None, b"batch");
     let large = noise(1001);
-    let refusals: [(&[Part<'_>], u16, Value); 7] = [
+    let refusals: [(&[Part<'_>], u16, Value); 8] = [
         (&[file], 400, json!("purpose")),
         (&[purpose], 400, json!("file")),
         (&[file, file, purpose], 400, json!("file")),
+        (&[purpose, file, purpose], 400, json!("purpose")),
         (
             &[file, ("purpose", None, b"nonsense")],
             400,

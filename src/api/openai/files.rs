@@ -71,7 +71,7 @@ impl From<StoredFile> for FileObject {
 /// What a form says of the file that it brings.
 #[derive(Default)]
 struct Said {
-    purpose: Option<Purpose>,
+    purpose: Option<String>,
     anchor: Option<String>,
     seconds: Option<String>,
 }
@@ -79,12 +79,18 @@ struct Said {
 impl Said {
     /// True where the field is one of these.
     async fn take(&mut self, field: &mut Field<'_>) -> Result<bool, ApiError> {
-        match field.name() {
-            "purpose" => self.purpose = Some(client_purpose(&field.text().await?)?),
-            "expires_after[anchor]" => self.anchor = Some(field.text().await?),
-            "expires_after[seconds]" => self.seconds = Some(field.text().await?),
+        let place = match field.name() {
+            "purpose" => &mut self.purpose,
+            "expires_after[anchor]" => &mut self.anchor,
+            "expires_after[seconds]" => &mut self.seconds,
             _ => return Ok(false),
+        };
+        if place.replace(field.text().await?).is_some() {
+            let message = format!("{} is given more than once", field.name());
+            return Err(ApiError::invalid(Some(field.name()), &message));
         }
+        // Before the file is read, which may be long.
+        self.purpose.as_deref().map(client_purpose).transpose()?;
         Ok(true)
     }
 
@@ -222,7 +228,8 @@ pub(in crate::api) async fn create(
     }
     let missing = |name: &str| ApiError::invalid(Some(name), &format!("missing field `{name}`"));
     let mut writer = writer.ok_or_else(|| missing("file"))?;
-    let purpose = said.purpose.ok_or_else(|| missing("purpose"))?;
+    let purpose = said.purpose.as_deref();
+    let purpose = client_purpose(purpose.ok_or_else(|| missing("purpose"))?)?;
     let keep_s = said.keep_s()?;
     let file = writer.file_mut();
     file.purpose = purpose;

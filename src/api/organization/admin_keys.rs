@@ -57,7 +57,9 @@ pub(in crate::api) async fn create(
     let made = admin(&api, &administrator)
         .create_admin_key(&administrator.organisation, body.wish()?)
         .await?;
-    Ok(Answer(KeyObject::made(made, OBJECT)))
+    Ok(Answer(
+        KeyObject::of(made.key, OBJECT).with_secret(made.secret),
+    ))
 }
 
 /// What is known of an administrator's key.

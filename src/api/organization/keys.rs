@@ -16,8 +16,8 @@ use crate::api::openapi::Conflicts;
 use crate::api::path::Path;
 use crate::api::query::Query;
 use crate::api::{Api, Shared};
-use crate::tenancy::{Administrator, KeyWish, Made};
-use crate::types::{ApiKey, KeysOf};
+use crate::tenancy::{Administrator, KeyWish};
+use crate::types::{ApiKey, KeysOf, Project};
 
 /// How long a key that is rotated is accepted beside its successor, at most and by default.
 const MAX_OVERLAP_S: u64 = 30 * 24 * 3600;
@@ -33,6 +33,9 @@ pub(in crate::api) struct KeyObject {
     created_at: i64,
     last_used_at: Option<i64>,
     owner: Owner,
+    /// Whether its project is not archived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner_project_access: Option<&'static str>,
     /// Not OpenAI's: when it is no longer accepted.
     expires_at: Option<i64>,
     /// Not OpenAI's: the models that it may ask; any, where it is null.
@@ -112,6 +115,7 @@ impl KeyObject {
                     created_at,
                 },
             },
+            owner_project_access: None,
             name: key.name,
             expires_at: key.expires.map(Timestamp::as_second),
             models: key.models,
@@ -119,10 +123,21 @@ impl KeyObject {
         }
     }
 
-    pub(super) fn made(made: Made, object: &'static str) -> Self {
+    fn of_project(key: ApiKey, project: &Project) -> Self {
+        let access = match project.archived {
+            None => "active",
+            Some(_) => "inactive",
+        };
         Self {
-            value: Some(made.secret),
-            ..Self::of(made.key, object)
+            owner_project_access: Some(access),
+            ..Self::of(key, OBJECT)
+        }
+    }
+
+    pub(super) fn with_secret(self, secret: String) -> Self {
+        Self {
+            value: Some(secret),
+            ..self
         }
     }
 }
@@ -175,10 +190,10 @@ pub(in crate::api) async fn list(
     let rows = api
         .gateway
         .store
-        .keys(&KeysOf::Project(project.id), &page)
+        .keys(&KeysOf::Project(project.id.clone()), &page)
         .await?;
     let id = |key: &ApiKey| key.id.as_str().to_owned();
-    let show = |key| KeyObject::of(key, OBJECT);
+    let show = |key| KeyObject::of_project(key, &project);
     Ok(Answer(List::of(rows, &page, id, show)))
 }
 
@@ -211,7 +226,9 @@ pub(in crate::api) async fn create(
     let made = admin(&api, &administrator)
         .create_key(&project, body.wish()?)
         .await?;
-    Ok(Answer(KeyObject::made(made, OBJECT)))
+    Ok(Answer(
+        KeyObject::of_project(made.key, &project).with_secret(made.secret),
+    ))
 }
 
 /// What is known of a key.
@@ -228,8 +245,8 @@ pub(in crate::api) async fn retrieve(
     Administrating(administrator): Administrating,
     Path((id, key)): Path<(String, String)>,
 ) -> Result<Answer<KeyObject>, ApiError> {
-    let key = key_of(&api, &administrator, &id, &key).await?;
-    Ok(Answer(KeyObject::of(key, OBJECT)))
+    let (project, key) = key_of(&api, &administrator, &id, &key).await?;
+    Ok(Answer(KeyObject::of_project(key, &project)))
 }
 
 /// Takes a key back.
@@ -246,7 +263,7 @@ pub(in crate::api) async fn delete(
     Administrating(administrator): Administrating,
     Path((id, key)): Path<(String, String)>,
 ) -> Result<Answer<Deleted>, ApiError> {
-    let key = key_of(&api, &administrator, &id, &key).await?;
+    let (_, key) = key_of(&api, &administrator, &id, &key).await?;
     admin(&api, &administrator).revoke_key(&key).await?;
     let deleted = Deleted::new(key.id.to_string(), "organization.project.api_key.deleted");
     Ok(Answer(deleted))
@@ -268,7 +285,7 @@ pub(in crate::api) async fn rotate(
     Path((id, key)): Path<(String, String)>,
     Json(body): Json<Rotate>,
 ) -> Result<Answer<KeyObject>, ApiError> {
-    let key = key_of(&api, &administrator, &id, &key).await?;
+    let (project, key) = key_of(&api, &administrator, &id, &key).await?;
     let overlap = body.overlap_seconds.unwrap_or(OVERLAP_S);
     let Some(overlap) = i64::try_from(overlap.min(MAX_OVERLAP_S + 1))
         .ok()
@@ -279,7 +296,9 @@ pub(in crate::api) async fn rotate(
     };
     let until = Timestamp::now() + SignedDuration::from_secs(overlap);
     let made = admin(&api, &administrator).rotate_key(&key, until).await?;
-    Ok(Answer(KeyObject::made(made, OBJECT)))
+    Ok(Answer(
+        KeyObject::of_project(made.key, &project).with_secret(made.secret),
+    ))
 }
 
 async fn key_of(
@@ -287,11 +306,11 @@ async fn key_of(
     administrator: &Administrator,
     project_id: &str,
     id: &str,
-) -> Result<ApiKey, ApiError> {
+) -> Result<(Project, ApiKey), ApiError> {
     let project = project(api, administrator, project_id).await?;
     let found = key(api, administrator, id).await?;
     if found.project.as_ref() == Some(&project.id) {
-        Ok(found)
+        Ok((project, found))
     } else {
         Err(ApiError::no_such("key", id))
     }

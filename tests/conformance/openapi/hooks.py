@@ -4,10 +4,7 @@ import os
 
 import schemathesis
 
-MODELS = {
-    "/v1/embeddings": "all-minilm-l6-v2",
-}
-CHAT = "smollm2-135m-instruct"
+CHAT, EMBEDDING = "smollm2-135m-instruct", "all-minilm-l6-v2"
 # A token takes milliseconds, and there are thousands of requests.
 TOKENS = 4
 LISTS = ("n", "best_of")
@@ -15,12 +12,14 @@ LISTS = ("n", "best_of")
 
 def named(context, body):
     """Most requests ask a model that exists. A wrong name is one error, however often it is sent."""
-    if isinstance(body.get("model"), str) and len(body["model"]) % 8:
-        path = context.operation.path
-        body["model"] = MODELS.get(path, CHAT)
+    if isinstance(body.get("model"), str) and len(body["model"]) % 8 != 7:
+        body["model"] = EMBEDDING if context.operation.path.endswith("/embeddings") else CHAT
 
 
 def short(body):
+    limits = ("max_tokens", "max_completion_tokens")
+    if ("messages" in body or "prompt" in body) and not any(name in body for name in limits):
+        body["max_tokens"] = TOKENS
     for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
         if type(body.get(name)) is int and body[name] > TOKENS:
             body[name] = TOKENS
@@ -34,16 +33,15 @@ def map_body(context, body):
     if isinstance(body, dict):
         named(context, body)
         short(body)
+        if isinstance(body.get("input_file_id"), str):
+            body["input_file_id"] = os.environ["FOREBAY_TEST_FILE"]
     return body
-
-
-FILES = {"file": "FOREBAY_TEST_FILE", "input_file_id": "FOREBAY_TEST_FILE"}
 
 
 @schemathesis.hook
 def map_path_parameters(context, path_parameters):
     for name, value in (path_parameters or {}).items():
-        known = os.environ.get(f"FOREBAY_TEST_{name.upper()}")
+        known = os.environ.get(f"FOREBAY_TEST_{name.removesuffix('_id').upper()}")
         if known and isinstance(value, str) and len(value) % 2:
             path_parameters[name] = known
     return path_parameters
