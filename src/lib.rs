@@ -21,6 +21,7 @@ pub mod config;
 pub mod types;
 // Beside the way of a request:
 pub mod store;
+pub mod eval;
 // The wiring, which alone may name everything:
 pub mod app;
 pub mod cli;

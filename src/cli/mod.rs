@@ -3,6 +3,7 @@
 pub mod model;
 
 mod cells;
+mod eval;
 mod invoice;
 mod key;
 mod limits;
@@ -61,6 +62,9 @@ enum Command {
     /// Invoices: close a month, and print what it came to
     #[command(subcommand)]
     Invoice(invoice::InvoiceCommand),
+    /// How good models are
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
     /// Weights
     Model {
         /// A catalogue in the place of the built-in one
@@ -110,6 +114,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Invoice(command) => {
             with_store(path, async |store| invoice::run(command, store).await)
         }
+        Command::Eval(command) => eval::run(&command, &config(path)?),
         Command::Model { catalogue, command } => model::run(command, catalogue.as_deref()),
     }
 }

@@ -1,10 +1,14 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::check_name;
 use super::price::Prices;
-use crate::types::{Adapter, Tariff};
+use crate::types::{Adapter, Example, Profile, Tariff};
+
+/// Fields that no vertical sets.
+const CLIENTS_OWN: [&str; 5] = ["model", "messages", "prompt", "stream", "stream_options"];
 
 /// `[[model]]`: a name that clients ask for, what it stands on and what it costs.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +29,19 @@ pub struct ModelConfig {
     /// answer is charged at this model's price.
     #[serde(default)]
     fallbacks: Vec<String>,
+    /// What it says before its clients do: their own system message goes on where this ends.
+    system: Option<String>,
+    /// A file of worked examples, a line each: `{"input": "...", "output": "..."}`. They are turns before the client's
+    /// first. A relative path is seen from the working directory.
+    examples: Option<PathBuf>,
+    /// The projects, by id or name, that may ask for it; all by default. To others there is no such model.
+    pub projects: Option<Vec<String>>,
+    /// Fields of a request, for clients that leave them out: `{ temperature = 0.2, max_tokens = 200 }`.
+    #[serde(default)]
+    defaults: Map<String, Value>,
+    /// Fields of a request, whatever clients say.
+    #[serde(default)]
+    locked: Map<String, Value>,
     /// What it costs; nothing by default.
     #[serde(default)]
     price: Prices,
@@ -51,6 +68,30 @@ impl ModelConfig {
         &self.fallbacks
     }
 
+    /// What it says before its clients do, and what it fills in of their requests.
+    ///
+    /// # Errors
+    /// The examples can't be read, or a field is none that a vertical may set.
+    pub fn profile(&self) -> Result<Option<Profile>, String> {
+        let profile = Profile {
+            system: self.system.clone(),
+            examples: match &self.examples {
+                Some(path) => examples(path)?,
+                None => Vec::new(),
+            },
+            defaults: self.defaults.clone(),
+            locked: self.locked.clone(),
+        };
+        let fields = profile.defaults.keys().chain(profile.locked.keys());
+        if let Some(field) = fields
+            .clone()
+            .find(|field| CLIENTS_OWN.contains(&field.as_str()))
+        {
+            return Err(format!("{field} is the client's own to say"));
+        }
+        Ok((!profile.is_empty()).then_some(profile))
+    }
+
     /// What it costs, and from when on, in the order of time; where there is nothing, it costs nothing.
     ///
     /// # Errors
@@ -60,6 +101,8 @@ impl ModelConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
+        let profile = self.profile().map(drop);
+        profile.map_err(|error| format!("[[model]] {}: {error}", self.name))?;
         check_name("[[model]]", &self.name)?;
         for alias in &self.aliases {
             check_name("[[model]] aliases", alias)?;
@@ -78,4 +121,18 @@ impl ModelConfig {
             .map(drop)
             .map_err(|error| format!("[[model]] {}: price {error}", self.name))
     }
+}
+
+fn examples(path: &Path) -> Result<Vec<Example>, String> {
+    let failed = |line: usize, error: &dyn std::fmt::Display| {
+        format!("examples: {} line {line}: {error}", path.display())
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("examples: {}: {error}", path.display()))?;
+    let lines = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| serde_json::from_str(line).map_err(|error| failed(number, &error)))
+        .collect()
 }

@@ -296,7 +296,9 @@ impl Gateway {
     /// Whether a key may ask for a model by this name.
     #[must_use]
     pub fn allows(&self, access: &Access, model: &str) -> bool {
-        access.allows(model) || access.allows(self.router.own_name(model))
+        let (id, name) = (access.caller.project.as_str(), &access.project_name);
+        let is_named = access.allows(model) || access.allows(self.router.own_name(model));
+        is_named && self.router.is_open_to(model, [id, name])
     }
 
     /// What the name means. To a key that may not ask a model, there is none of that name.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::config::{Config, EngineKind, WorkerConfig};
-use crate::types::{Class, Kind, Plan, Price, Tariff};
+use crate::types::{Class, Kind, Plan, Price, Profile, Tariff};
 
 /// Why a name can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,8 @@ struct Served {
     plan: Plan,
     /// From when on it costs what, in the order of time.
     prices: Vec<Prices>,
+    /// The projects that may ask for it; all, where there is no list.
+    projects: Option<Vec<String>>,
 }
 
 impl Router {
@@ -67,12 +69,18 @@ impl Router {
         for model in &config.models_named {
             let mut served = serve(&model.name, model.base(), config, model.prices()?);
             served.plan.fallbacks = model.fallbacks().into();
+            served.projects.clone_from(&model.projects);
             served.plan.adapter = model.adapter().map(Arc::new);
             if let Some(adapter) = &served.plan.adapter {
                 let stem = adapter.path.file_stem().unwrap_or_default();
                 let scale = adapter.scale;
                 let revision = format!("{}+{}*{scale}", model.base(), stem.to_string_lossy());
                 served.plan.revision = revision.into();
+            }
+            if let Some(profile) = model.profile()? {
+                let revision = format!("{}#{}", served.plan.revision, profile.revision());
+                served.plan.revision = revision.into();
+                served.plan.profile = Some(Arc::new(profile));
             }
             models.insert(model.name.clone(), served);
             let named = |alias: &String| (alias.clone(), model.name.clone());
@@ -97,6 +105,25 @@ impl Router {
             });
         }
         Ok(served.plan_at(Timestamp::now(), class))
+    }
+
+    /// Whether a project, by its id or its name, may ask for a model. A name that nobody has is open to all.
+    #[must_use]
+    pub fn is_open_to(&self, model: &str, project: [&str; 2]) -> bool {
+        let served = self.models.get(self.own_name(model));
+        let projects = served.and_then(|served| served.projects.as_ref());
+        projects.is_none_or(|projects| {
+            projects
+                .iter()
+                .any(|known| project.contains(&known.as_str()))
+        })
+    }
+
+    /// What a model says before its clients do.
+    #[must_use]
+    pub fn profile(&self, model: &str) -> Option<&Profile> {
+        let served = self.models.get(self.own_name(model))?;
+        served.plan.profile.as_deref()
     }
 
     /// In what form the workers want a request that may serve the model, those of its fallbacks included.
@@ -178,11 +205,13 @@ fn serve(name: &str, base: &str, config: &Config, tariffs: Vec<Tariff>) -> Serve
             relayed: workers().any(is_remote),
         },
         prices: tariffs.into_iter().map(shared).collect(),
+        projects: None,
         plan: Plan {
             model: name.into(),
             revision: base.into(),
             pool: base.into(),
             adapter: None,
+            profile: None,
             resume: workers().all(|worker| is_remote(worker) && worker.remote.resume),
             fallbacks: Arc::default(),
             price: Arc::new(free),

@@ -57,6 +57,8 @@ pub enum Identity {
 pub struct Access {
     /// Who asks, and who pays.
     pub caller: Caller,
+    /// What people call its project.
+    pub project_name: String,
     /// The models that it may ask; any, where there is no list.
     pub models: Option<Vec<String>>,
     /// What it must keep to.
@@ -169,6 +171,7 @@ impl Tenancy {
         let archived = project.archived.is_some();
         let holder = Holder {
             key,
+            project_name: project.name,
             archived,
             limits,
         };
@@ -179,8 +182,10 @@ impl Tenancy {
     }
 
     async fn bootstrap_access(&self, caller: &Caller) -> Result<Arc<Access>, Error> {
+        let project = self.store.find_project(caller.project.as_str()).await?;
         Ok(Arc::new(Access {
             caller: caller.clone(),
+            project_name: project.name,
             models: None,
             limits: self.store.limits(&caller.project).await?,
         }))
@@ -248,6 +253,7 @@ fn identity(holder: Holder) -> Result<Identity, Error> {
                 project,
                 key: key.id,
             },
+            project_name: holder.project_name,
             models: key.models,
             limits: holder.limits,
         })),

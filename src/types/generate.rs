@@ -107,6 +107,8 @@ pub struct Chat {
     pub tools: Tools,
     /// How much the model thinks before it answers, where it is one that does.
     pub thinking: Thinking,
+    /// What the answer begins with: the model goes on from there.
+    pub opening: Option<String>,
 }
 
 /// How much a model thinks before it answers.

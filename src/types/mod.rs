@@ -17,6 +17,7 @@ mod limits;
 mod money;
 mod notice;
 mod plan;
+mod profile;
 mod paying;
 mod ports;
 mod progress;
@@ -55,6 +56,7 @@ pub use ports::{
     Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Outbox, Page, Recovered, Release,
     Reserved, Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
 };
+pub use profile::{Example, Profile};
 pub use progress::{Count, Progress};
 pub use relay::{Field, Relay};
 pub use replay::{Repeatable, Repeated, Replay, ReplayStore};

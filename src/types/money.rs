@@ -65,6 +65,18 @@ impl fmt::Display for Money {
     }
 }
 
+impl std::ops::AddAssign for Money {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl std::iter::Sum for Money {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        Self(amounts.map(|amount| amount.0).sum())
+    }
+}
+
 impl Serialize for Money {
     /// A decimal in quotes: a float would round money.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Price};
+use super::{Adapter, Price, Profile};
 
 /// What a model can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -70,6 +70,8 @@ pub struct Plan {
     pub pool: Arc<str>,
     /// The adapter over the workers' weights, where the model has one.
     pub adapter: Option<Arc<Adapter>>,
+    /// What it says before its clients do.
+    pub profile: Option<Arc<Profile>>,
     /// What it costs.
     pub price: Arc<Price>,
     /// Its workers all run one model that can go on with another's answer.

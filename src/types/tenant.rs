@@ -61,6 +61,8 @@ pub struct ApiKey {
 pub struct Holder {
     /// The key itself.
     pub key: ApiKey,
+    /// What people call its project; empty for an administrator's key.
+    pub project_name: String,
     /// Whether its project was archived.
     pub archived: bool,
     /// What it must keep to: its own limits, its project's and its organisation's.

@@ -12,6 +12,7 @@ pub(super) mod uploads;
 mod answer;
 mod form;
 mod logprobs;
+mod profile;
 mod relay;
 mod sampling;
 pub(super) mod schemas;

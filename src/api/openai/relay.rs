@@ -92,6 +92,18 @@ fn is_disguised(name: &str) -> bool {
 }
 
 impl Peeked {
+    /// Every field's name with its value, as it is written.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|field| {
+            let value = self.body.get(field.value.clone()).unwrap_or_default();
+            // It is JSON.
+            (
+                field.name.as_str(),
+                std::str::from_utf8(value).unwrap_or("null"),
+            )
+        })
+    }
+
     /// The whole body, to be taken apart after all.
     pub(super) fn decode<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         body::decode(&self.body)

@@ -8,12 +8,14 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::chat;
+use super::profile::applied;
+use super::relay::peek;
 use crate::api::Shared;
 use crate::api::auth::Authenticated;
-use crate::api::body::Json;
+use crate::api::body::{Json, Raw};
 use crate::api::error::ApiError;
 use crate::api::openapi::ModelErrors;
-use crate::types::{Prompt, Tokenize};
+use crate::types::{Endpoint, Prompt, Tokenize};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = TokenizeResponse)]
@@ -66,10 +68,14 @@ pub(in crate::api) struct Asked {
 pub(in crate::api) async fn tokenize(
     State(api): Shared,
     Authenticated(access): Authenticated,
-    Json(words): Json<Map<String, Value>>,
+    Raw(bytes): Raw,
 ) -> Result<Answer<Tokens>, ApiError> {
     let missing = |name: &str| ApiError::invalid(Some(name), &format!("missing field `{name}`"));
-    let model: String = field(&words, "model")?.ok_or_else(|| missing("model"))?;
+    let peeked = peek(bytes, None)?;
+    let model = peeked.model.clone();
+    // As it would be asked.
+    let profile = api.gateway.router.profile(&model);
+    let words: Map<String, Value> = applied(peeked, profile, Endpoint::Chat)?.decode()?;
     if field(&words, "add_generation_prompt")? == Some(false) {
         return Err(ApiError::unsupported("add_generation_prompt"));
     }

@@ -228,6 +228,7 @@ async fn no_reservation_outlives(
     let [day, together] = limits(caller);
     let access = |limits| Access {
         caller: caller.clone(),
+        project_name: String::new(),
         models: None,
         limits: vec![limits],
     };

@@ -440,6 +440,7 @@ async fn read(gateway: &Arc<Gateway>, ask: Ask<Generate>, streams: bool) -> Fate
 pub(super) fn access(caller: &Caller) -> Access {
     Access {
         caller: caller.clone(),
+        project_name: String::new(),
         models: None,
         limits: limits(caller).into(),
     }

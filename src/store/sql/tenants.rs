@@ -139,17 +139,18 @@ impl TenantStore for Backend {
         };
         let key = ApiKey::try_from(row)?;
         let project = key.project.as_ref().map_or("", ProjectId::as_str);
-        let archived: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM project WHERE id = $1 AND archived_ms IS NOT NULL",
-        )
-        .bind(project)
-        .fetch_one(&self.readers)
-        .await?;
+        let of: Option<(String, Option<i64>)> =
+            sqlx::query_as("SELECT name, archived_ms FROM project WHERE id = $1")
+                .bind(project)
+                .fetch_optional(&self.readers)
+                .await?;
+        let (project_name, archived) = of.unwrap_or_default();
         let limits = self
             .limit_sets(key.id.as_str(), project, key.organisation.as_str())
             .await?;
         Ok(Some(Holder {
-            archived: archived > 0,
+            project_name,
+            archived: archived.is_some(),
             limits,
             key,
         }))

@@ -85,6 +85,7 @@ impl Counter {
 fn access(limits: Limits) -> Access {
     Access {
         caller: flown().caller.clone(),
+        project_name: String::new(),
         models: None,
         limits: vec![LimitSet {
             scope: Scope::Project,

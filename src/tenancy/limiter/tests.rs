@@ -72,6 +72,7 @@ fn access(limits: Vec<LimitSet>) -> Access {
             project: "proj".into(),
             key: "key".into(),
         },
+        project_name: String::new(),
         models: None,
         limits,
     }

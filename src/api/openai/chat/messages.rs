@@ -81,6 +81,19 @@ struct WireCalled {
     arguments: String,
 }
 
+/// The last message's text, which an answer goes on from.
+pub(super) fn opening(messages: &mut Vec<WireMessage>) -> Result<String, ApiError> {
+    let index = messages.len().saturating_sub(1);
+    let last = messages.pop().map(|last| (last.role, last.decode(index)));
+    match last {
+        Some((WireRole::Assistant, turn)) => Ok(turn?.content),
+        _ => {
+            let message = "continue_final_message needs a last message of role 'assistant'";
+            Err(ApiError::invalid(Some("messages"), message))
+        }
+    }
+}
+
 /// The turns, if they make a conversation.
 pub(super) fn conversation(messages: Vec<WireMessage>) -> Result<Vec<Message>, ApiError> {
     if messages.is_empty() {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::Schema;
 
 use super::answer::Manner;
-use super::messages::{WireMessage, conversation};
+use super::messages::{WireMessage, conversation, opening};
 use super::tools::{self, WireCall, WireChoice, WireFunction, WireTool};
 use crate::api::asked::end_user;
 use crate::api::error::ApiError;
@@ -88,6 +88,10 @@ pub(in crate::api) struct Request {
     min_tokens: Option<u32>,
     /// Goes on past the model's own end. For benchmarks.
     ignore_eos: Option<bool>,
+    /// The last message is an assistant's that is not at its end: the answer goes on from there.
+    continue_final_message: Option<bool>,
+    /// The answer repeats what it goes on from, with its log-probabilities where they are asked for.
+    echo: Option<bool>,
     // Known, and refused unless they ask for nothing:
     #[schema(schema_with = schemas::text_alone)]
     modalities: Option<Value>,
@@ -172,8 +176,12 @@ impl Request {
         }
     }
 
-    pub(super) fn decode(self) -> Result<Generate, ApiError> {
+    pub(super) fn decode(mut self) -> Result<Generate, ApiError> {
         self.refuse_unsupported()?;
+        let opening = match self.continue_final_message {
+            Some(true) => Some(opening(&mut self.messages)?),
+            _ => None,
+        };
         let limit = max_tokens("max_completion_tokens", self.max_completion_tokens)?
             .or(max_tokens("max_tokens", self.max_tokens)?);
         let sampling = WireSampling {
@@ -198,6 +206,7 @@ impl Request {
         let tools = tools.decode()?;
         // What is bound to a form from its first token on leaves no room for thoughts.
         let bound = format != Format::Text
+            || opening.is_some()
             || matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_));
         let thinking = match self.reasoning_effort {
             Some(effort) if effort != "none" && !bound => Thinking::Effort(effort),
@@ -212,12 +221,13 @@ impl Request {
             stop: stops(self.stop)?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             top_logprobs: top_logprobs(self.logprobs, self.top_logprobs)?,
-            echo: false,
+            echo: self.echo.unwrap_or(false) && opening.is_some(),
             format,
             prompts: vec![Prompt::Chat(Chat {
                 messages: conversation(self.messages)?,
                 tools,
                 thinking,
+                opening,
             })],
             relay: None,
         })

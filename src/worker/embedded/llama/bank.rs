@@ -420,10 +420,14 @@ impl<'a> Bank<'a> {
         let readers = self.reading.iter().filter_map(|id| {
             let sequence = self.slots[*id].as_ref()?;
             let limit = match sequence.common.class() {
-                _ if sequence.common.scores_prompt() => SCORED_STEP,
                 Class::Batch if urgent => SHORTEST_STEP,
                 Class::Batch => self.yielding_tokens,
                 Class::Standard | Class::Interactive => usize::MAX,
+            };
+            let limit = match sequence.unscored_left() {
+                Some(0) => SCORED_STEP,
+                Some(left) => limit.min(left),
+                None => limit,
             };
             let reader = Reader {
                 id: *id,

@@ -298,9 +298,11 @@ impl<'a> Engine<'a> {
     /// Starts a prompt, from a kept state where one begins as it does.
     fn begin(&mut self, bank: usize, id: usize, task: Task) -> Option<Sequence> {
         let mut cached = 0;
-        if self.prefixes.is_on() && !task.common.scores_prompt() {
+        // What is scored has to be computed, from the token before it on.
+        let reusable = task.common.scored_from().unwrap_or(task.prompt.len());
+        if self.prefixes.is_on() && reusable > 0 {
             let scope = Scope::of(&task.common);
-            if let Some(hit) = self.prefixes.find(&scope, &task.prompt) {
+            if let Some(hit) = self.prefixes.find(&scope, &task.prompt[..reusable]) {
                 match self.banks[bank].restore(id, &hit.state, hit.tokens) {
                     Ok(()) => cached = hit.tokens,
                     Err(reason) => tracing::warn!(reason, "a kept state is not used"),

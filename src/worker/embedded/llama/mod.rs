@@ -251,7 +251,9 @@ impl Worker for Llama {
             let prompts: Vec<_> = prompts
                 .map(|prompt| model.prepare(prompt))
                 .collect::<Result<_, Failure>>()?;
+            let first = job.request.prompts.first().zip(prompts.first());
             Ok(Request {
+                echo_from: first.map_or(0, |(prompt, tokens)| model.answer_from(prompt, tokens)),
                 thoughts: thoughts(&job.request, &model, &prompts),
                 prompts,
                 constraint,

@@ -106,6 +106,16 @@ impl Model {
         Ok(tokens)
     }
 
+    /// Where in a prompt of these tokens the answer begins that it holds already; a text is all answer.
+    pub(super) fn answer_from(&self, prompt: &Prompt, tokens: &[LlamaToken]) -> usize {
+        let Prompt::Chat(chat) = prompt else {
+            return 0;
+        };
+        let mut opening = Vec::new();
+        self.tokenize(chat.opening.as_deref().unwrap_or_default(), &mut opening);
+        tokens.len().saturating_sub(opening.len())
+    }
+
     /// A prompt's tokens, with their texts where they are asked for.
     ///
     /// # Errors
@@ -162,6 +172,10 @@ impl Model {
                         Piece::Control(index) => tokens.push(self.control[index]),
                         Piece::Text(text) => self.tokenize(&text, &mut tokens),
                     }
+                }
+                if let Some(opening) = &chat.opening {
+                    self.refuse_endless(prompt, bytes + opening.len())?;
+                    self.tokenize(opening, &mut tokens);
                 }
             }
         }

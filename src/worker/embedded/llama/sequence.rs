@@ -22,6 +22,8 @@ use crate::types::{
 /// A request on its way to the engine's thread.
 pub(super) struct Request {
     pub(super) prompts: Vec<Vec<LlamaToken>>,
+    /// Where in a prompt begins what an answer echoes.
+    pub(super) echo_from: usize,
     pub(super) job: Job,
     /// What its answers have to be.
     pub(super) constraint: Option<Constraint>,
@@ -38,6 +40,7 @@ pub(super) struct Request {
 /// What everything of one request shares.
 pub(super) struct Common {
     job: Job,
+    echo_from: usize,
     constraint: Option<Constraint>,
     thoughts: Option<Thoughts>,
     calls: Option<CallParser>,
@@ -60,6 +63,7 @@ impl Request {
         let answers = self.job.request.answers();
         let common = Rc::new(Common {
             job: self.job,
+            echo_from: self.echo_from,
             constraint: self.constraint,
             thoughts: self.thoughts,
             calls: self.calls,
@@ -89,9 +93,10 @@ impl Common {
         self.job.adapter.as_ref()
     }
 
-    /// Logits are needed at every token of the prompt.
-    pub(super) fn scores_prompt(&self) -> bool {
-        self.job.request.echo && self.job.request.top_logprobs.is_some()
+    /// The first token of the prompt that is scored, if any is: logits are needed from the one before it on.
+    pub(super) fn scored_from(&self) -> Option<usize> {
+        let scores = self.job.request.echo && self.job.request.top_logprobs.is_some();
+        scores.then_some(self.echo_from)
     }
 }
 
@@ -218,6 +223,12 @@ impl Sequence {
         self.prompt.saturating_sub(self.computed)
     }
 
+    /// Prompt tokens that are to be computed before the first whose logits are needed; `None` where none is scored.
+    pub(super) fn unscored_left(&self) -> Option<usize> {
+        let first = self.common.scored_from()?.saturating_sub(1);
+        Some(first.saturating_sub(self.computed))
+    }
+
     /// Tokens that the context holds.
     pub(super) fn held(&self) -> &[LlamaToken] {
         &self.tokens[..self.computed]
@@ -248,8 +259,9 @@ impl Sequence {
         } else {
             self.tokens.len()
         };
+        let scores = self.unscored_left() == Some(0);
         self.computed = end;
-        let logits = if end <= self.prompt && self.common.scores_prompt() {
+        let logits = if end <= self.prompt && scores {
             Logits::All
         } else if end >= self.prompt {
             Logits::Last
@@ -304,7 +316,7 @@ impl Sequence {
 
     /// Scores the prompt's token at `position + 1` from the logits at `position`.
     pub(super) fn score(&mut self, position: usize, logits: &[f32], model: &Model) {
-        if self.scores.is_empty() {
+        if self.scores.is_empty() && self.common.echo_from == 0 {
             self.scores.push(TokenLogprob {
                 id: self.tokens[0].0.cast_unsigned(),
                 bytes: model.name(self.tokens[0]),
@@ -378,7 +390,7 @@ impl Sequence {
     /// The prompt as the beginning of the answer, where it was asked for.
     fn echoes(&mut self, model: &Model) -> Next {
         if self.common.job.request.echo {
-            let bytes: Vec<u8> = self.tokens[..self.prompt]
+            let bytes: Vec<u8> = self.tokens[self.common.echo_from..self.prompt]
                 .iter()
                 .flat_map(|token| model.bytes(*token))
                 .collect();

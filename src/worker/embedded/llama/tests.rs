@@ -141,6 +141,7 @@ impl Handle {
             .map(|token| token.0.cast_unsigned())
             .collect();
         let request = Request {
+            echo_from: model().answer_from(&request.prompts[0], &prompts[0]),
             prompts,
             job: Job {
                 request: Arc::new(request),

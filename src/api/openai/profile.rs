@@ -1,0 +1,211 @@
+//! What a vertical adds to a request, in the request's own words: so it holds for engines in this process and for remote
+//! workers alike, for every field there is.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::relay::{Peeked, peek};
+use crate::api::error::ApiError;
+use crate::types::{Endpoint, Profile};
+
+/// Fields that say the same.
+const SAME: [[&str; 2]; 4] = [
+    ["max_completion_tokens", "max_tokens"],
+    ["tools", "functions"],
+    ["tool_choice", "function_call"],
+    ["safety_identifier", "user"],
+];
+
+/// The request as the vertical has it.
+pub(super) fn applied(
+    peeked: Peeked,
+    profile: Option<&Profile>,
+    endpoint: Endpoint,
+) -> Result<Peeked, ApiError> {
+    let Some(profile) = profile else {
+        return Ok(peeked);
+    };
+    let mut fields: Vec<(&str, String)> = Vec::new();
+    for (name, value) in peeked.values() {
+        // A locked field goes under whatever name it comes.
+        if !named(name).any(|name| profile.locked.contains_key(name)) {
+            fields.push((name, value.to_owned()));
+        }
+    }
+    for (name, value) in &profile.locked {
+        fields.push((name, value.to_string()));
+    }
+    for (name, value) in &profile.defaults {
+        let is_given = |(given, value): &(&str, String)| {
+            value != "null" && named(name).any(|name| name == *given)
+        };
+        if !fields.iter().any(is_given) {
+            fields.retain(|(given, _)| given != name);
+            fields.push((name, value.to_string()));
+        }
+    }
+    if endpoint == Endpoint::Chat
+        && let Some((_, messages)) = fields.iter_mut().find(|(name, _)| *name == "messages")
+    {
+        *messages = conversation(messages, profile)?;
+    }
+    let written = fields
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", json!(name)));
+    let body = format!("{{{}}}", written.collect::<Vec<_>>().join(","));
+    // Its path may name the model, which then stands in no field.
+    peek(body.into(), Some(&peeked.model))
+}
+
+/// A field's name, and the other one that says the same.
+fn named<'a>(name: &'a str) -> impl Iterator<Item = &'a str> {
+    let same = SAME.iter().find(|same| same.contains(&name));
+    let others = same
+        .into_iter()
+        .flatten()
+        .copied()
+        .filter(move |other| *other != name);
+    std::iter::once(name).chain(others)
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    role: Option<String>,
+    content: Option<Value>,
+}
+
+/// The profile's turns and the client's. Templates know one system's turn, the first: a client's own goes on where the
+/// profile's ends.
+fn conversation(messages: &str, profile: &Profile) -> Result<String, ApiError> {
+    let wrong = |error: serde_json::Error| {
+        let text = error.to_string();
+        let words = text.split(" at line ").next().unwrap_or_default();
+        ApiError::invalid(Some("messages"), words)
+    };
+    let mut rest: &[&RawValue] =
+        &serde_json::from_str::<Vec<&RawValue>>(messages).map_err(wrong)?;
+    let mut turns = Vec::with_capacity(rest.len() + 1 + 2 * profile.examples.len());
+    if let Some(system) = &profile.system {
+        let mut content = json!(system);
+        if let Some((first, others)) = rest.split_first()
+            && let Ok(turn) = serde_json::from_str::<Turn>(first.get())
+            && matches!(turn.role.as_deref(), Some("system" | "developer"))
+            && let Some(own) = turn.content
+        {
+            content = joined(system, own);
+            rest = others;
+        }
+        turns.push(json!({"role": "system", "content": content}).to_string());
+    }
+    for example in &profile.examples {
+        turns.push(json!({"role": "user", "content": example.input}).to_string());
+        turns.push(json!({"role": "assistant", "content": example.output}).to_string());
+    }
+    turns.extend(rest.iter().map(|turn| turn.get().to_owned()));
+    Ok(format!("[{}]", turns.join(",")))
+}
+
+/// A client's content is a text, or parts.
+fn joined(system: &str, own: Value) -> Value {
+    match own {
+        Value::String(own) => json!(format!("{system}\n\n{own}")),
+        Value::Array(parts) => {
+            let first = json!({"type": "text", "text": format!("{system}\n\n")});
+            std::iter::once(first).chain(parts).collect()
+        }
+        // It is the decoder's to refuse.
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::Map;
+
+    use super::*;
+    use crate::types::Example;
+
+    fn profile(defaults: Value, locked: Value) -> Profile {
+        let fields =
+            |value: Value| -> Map<String, Value> { serde_json::from_value(value).unwrap() };
+        Profile {
+            defaults: fields(defaults),
+            locked: fields(locked),
+            ..Profile::default()
+        }
+    }
+
+    fn rewritten(body: &Value, profile: &Profile, endpoint: Endpoint) -> Value {
+        let peeked = peek(Bytes::from(body.to_string()), None).ok().unwrap();
+        let peeked = applied(peeked, Some(profile), endpoint).ok().unwrap();
+        peeked.decode().ok().unwrap()
+    }
+
+    #[test]
+    fn what_a_client_leaves_out_is_filled_in_and_what_is_locked_is_replaced() {
+        let profile = profile(
+            json!({"max_tokens": 8, "stop": ["\n"], "top_p": 0.5}),
+            json!({"temperature": 0, "tools": []}),
+        );
+        let body = json!({
+            "model": "m", "prompt": "a", "top_p": null, "stop": "x", "temperature": 2, "functions": [1],
+            "max_completion_tokens": 3, "anything": {"a": 1.50},
+        });
+        let expected = json!({
+            "model": "m", "prompt": "a", "stop": "x", "max_completion_tokens": 3, "anything": {"a": 1.50},
+            "temperature": 0, "tools": [], "top_p": 0.5,
+        });
+        assert_eq!(rewritten(&body, &profile, Endpoint::Completions), expected);
+    }
+
+    #[test]
+    fn the_profile_speaks_before_the_client() {
+        let profile = Profile {
+            system: Some("Be kind.".into()),
+            examples: vec![Example {
+                input: "Hi".into(),
+                output: "\"Ho\"".into(),
+            }],
+            ..Profile::default()
+        };
+        let turn = |role: &str, content: Value| json!({"role": role, "content": content});
+        let shown = [
+            turn("user", json!("Hi")),
+            turn("assistant", json!("\"Ho\"")),
+        ];
+        let asked = turn("user", json!("And?"));
+        let parts = json!([{"type": "text", "text": "Be short."}]);
+        for (own, expected) in [
+            (None, json!("Be kind.")),
+            (Some(json!("Be short.")), json!("Be kind.\n\nBe short.")),
+            (
+                Some(parts),
+                json!([{"type": "text", "text": "Be kind.\n\n"}, {"type": "text", "text": "Be short."}]),
+            ),
+        ] {
+            for role in ["system", "developer"] {
+                let own = own.clone().map(|content| turn(role, content));
+                let messages: Vec<_> = own.into_iter().chain([asked.clone()]).collect();
+                let body = json!({"model": "m", "messages": messages});
+                let told = rewritten(&body, &profile, Endpoint::Chat);
+                let first = turn("system", expected.clone());
+                assert_eq!(told["messages"], json!([first, shown[0], shown[1], asked]));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_conversation_is_refused_by_name() {
+        let profile = profile(json!({}), json!({"n": 1}));
+        let peeked = peek(
+            Bytes::from_static(b"{\"model\":\"m\",\"messages\":3}"),
+            None,
+        );
+        let error = applied(peeked.ok().unwrap(), Some(&profile), Endpoint::Chat)
+            .err()
+            .unwrap();
+        assert!(error.event().contains("\"messages\""), "{}", error.event());
+    }
+}

@@ -1,0 +1,246 @@
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::stats::{Interval, interval, mean, of_difference, paired_p};
+use super::suite::Suite;
+use crate::types::Money;
+
+/// One item as one model did it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tried {
+    /// The item's task.
+    pub task: String,
+    /// The item.
+    pub item: String,
+    /// From 0 to 1; 0 where it failed.
+    pub score: f64,
+    /// What the model said.
+    pub said: String,
+    /// Why there is no answer.
+    pub error: Option<String>,
+    /// Tokens of all its prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of all its answers.
+    pub completion_tokens: u64,
+    /// What they cost.
+    pub amount: Money,
+    /// From the first request to the last answer.
+    pub took_ms: f64,
+}
+
+/// A model's way through a suite, item by item in the suite's order.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The model.
+    pub model: String,
+    /// Each item.
+    pub tried: Vec<Tried>,
+}
+
+/// What a suite says of models.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The suite's name.
+    pub suite: String,
+    /// When it ran.
+    pub at: Timestamp,
+    /// How many items it has.
+    pub items: usize,
+    /// In the order in which they were named.
+    pub models: Vec<ModelReport>,
+    /// Each model beside the first.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// How a model did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelReport {
+    /// Its name.
+    pub model: String,
+    /// The mean over all items.
+    pub score: f64,
+    /// Where the score would lie over other items of the kind, with 95% confidence.
+    pub interval: Interval,
+    /// Each task by itself.
+    pub tasks: Vec<TaskReport>,
+    /// Items without an answer.
+    pub failed: usize,
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of answers.
+    pub completion_tokens: u64,
+    /// What all of it cost.
+    pub amount: Money,
+    /// The median item took so long, in milliseconds.
+    pub p50_ms: f64,
+    /// All but one in twenty took no longer.
+    pub p95_ms: f64,
+    /// Each item.
+    pub tried: Vec<Tried>,
+}
+
+/// How a model did at one task.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskReport {
+    /// Its name.
+    pub task: String,
+    /// How many items it has.
+    pub items: usize,
+    /// The mean over them.
+    pub score: f64,
+    /// As of the whole.
+    pub interval: Interval,
+}
+
+/// A model beside another one, item by item.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// The one.
+    pub model: String,
+    /// The other.
+    pub against: String,
+    /// The one's score less the other's.
+    pub difference: f64,
+    /// With 95% confidence.
+    pub interval: Interval,
+    /// How likely they come out so far apart where neither is better: see [`paired_p`].
+    pub p: f64,
+    /// Items at which the one did better.
+    pub better: usize,
+    /// Items at which it did worse.
+    pub worse: usize,
+}
+
+impl Report {
+    /// What runs over a suite came to. Each has every item.
+    #[must_use]
+    pub fn new(suite: &Suite, at: Timestamp, runs: Vec<Run>) -> Self {
+        let comparisons = match runs.split_first() {
+            Some((first, others)) => others.iter().map(|run| compare(run, first)).collect(),
+            None => Vec::new(),
+        };
+        Self {
+            suite: suite.name.clone(),
+            at,
+            items: suite.tasks.iter().map(|task| task.items.len()).sum(),
+            models: runs.into_iter().map(|run| model(suite, run)).collect(),
+            comparisons,
+        }
+    }
+
+    /// For a terminal.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = format!("{}: {} items, 95% intervals\n\n", self.suite, self.items);
+        let width = self.models.iter().map(|model| model.model.len()).max();
+        let width = width.unwrap_or(0).max("model".len());
+        let mut line = |cells: std::fmt::Arguments<'_>| {
+            // Writing to a String can't fail.
+            let _infallible = writeln!(text, "{cells}");
+        };
+        line(format_args!(
+            "{:width$}  score   interval         failed  prompt    completion  amount          p50 ms    p95 ms",
+            "model"
+        ));
+        for model in &self.models {
+            line(format_args!(
+                "{:width$}  {:.3}   {:.3} to {:.3}   {:>6}  {:>8}  {:>10}  {:<14}  {:>7.0}   {:>7.0}",
+                model.model,
+                model.score,
+                model.interval.low,
+                model.interval.high,
+                model.failed,
+                model.prompt_tokens,
+                model.completion_tokens,
+                model.amount.to_string(),
+                model.p50_ms,
+                model.p95_ms,
+            ));
+            for task in model.tasks.iter().filter(|_| model.tasks.len() > 1) {
+                line(format_args!(
+                    "  {}: {:.3} ({:.3} to {:.3}) of {}",
+                    task.task, task.score, task.interval.low, task.interval.high, task.items
+                ));
+            }
+        }
+        for comparison in &self.comparisons {
+            line(format_args!(
+                "\n{} beside {}: {:+.3} ({:+.3} to {:+.3}), better at {}, worse at {}, p = {:.2e}",
+                comparison.model,
+                comparison.against,
+                comparison.difference,
+                comparison.interval.low,
+                comparison.interval.high,
+                comparison.better,
+                comparison.worse,
+                comparison.p,
+            ));
+        }
+        text
+    }
+}
+
+fn scores(run: &Run) -> Vec<f64> {
+    run.tried.iter().map(|tried| tried.score).collect()
+}
+
+fn model(suite: &Suite, run: Run) -> ModelReport {
+    let all = scores(&run);
+    let tasks = suite.tasks.iter().map(|task| {
+        let own = run.tried.iter().filter(|tried| tried.task == task.name);
+        let scores: Vec<_> = own.map(|tried| tried.score).collect();
+        TaskReport {
+            task: task.name.clone(),
+            items: scores.len(),
+            score: mean(&scores),
+            interval: interval(&scores),
+        }
+    });
+    let mut took: Vec<_> = run.tried.iter().map(|tried| tried.took_ms).collect();
+    took.sort_by(f64::total_cmp);
+    let at =
+        |percent: usize| took.get((took.len() * percent / 100).min(took.len().saturating_sub(1)));
+    ModelReport {
+        score: mean(&all),
+        interval: interval(&all),
+        tasks: tasks.collect(),
+        failed: run
+            .tried
+            .iter()
+            .filter(|tried| tried.error.is_some())
+            .count(),
+        prompt_tokens: run.tried.iter().map(|tried| tried.prompt_tokens).sum(),
+        completion_tokens: run.tried.iter().map(|tried| tried.completion_tokens).sum(),
+        amount: run.tried.iter().map(|tried| tried.amount).sum(),
+        p50_ms: at(50).copied().unwrap_or(0.0),
+        p95_ms: at(95).copied().unwrap_or(0.0),
+        model: run.model,
+        tried: run.tried,
+    }
+}
+
+fn compare(run: &Run, first: &Run) -> Comparison {
+    let (one, other) = (scores(run), scores(first));
+    let differences: Vec<_> = one
+        .iter()
+        .zip(&other)
+        .map(|(one, other)| one - other)
+        .collect();
+    Comparison {
+        model: run.model.clone(),
+        against: first.model.clone(),
+        difference: mean(&differences),
+        interval: of_difference(&differences),
+        p: paired_p(&one, &other),
+        better: differences
+            .iter()
+            .filter(|difference| **difference > 0.0)
+            .count(),
+        worse: differences
+            .iter()
+            .filter(|difference| **difference < 0.0)
+            .count(),
+    }
+}

@@ -1,0 +1,103 @@
+use std::fmt::Write;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// What a vertical says before its clients do, and what it fills in of their requests.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Profile {
+    /// Goes before whatever the client's own system message says.
+    pub system: Option<String>,
+    /// Turns before the client's first.
+    pub examples: Vec<Example>,
+    /// Fields of a request, for clients that leave them out.
+    pub defaults: Map<String, Value>,
+    /// Fields of a request, whatever clients say.
+    pub locked: Map<String, Value>,
+}
+
+/// A question as it should be answered: learning in context (arXiv 2005.14165).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// What a user says.
+    pub input: String,
+    /// What the model is to answer.
+    pub output: String,
+}
+
+impl Profile {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// A name for its content: another one where anything in it is another.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        let mut hash = crc32fast::Hasher::new();
+        let mut add = |text: &str| {
+            hash.update(&(text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        };
+        add(self.system.as_deref().unwrap_or_default());
+        for example in &self.examples {
+            add(&example.input);
+            add(&example.output);
+        }
+        for fields in [&self.defaults, &self.locked] {
+            add("fields");
+            for (name, value) in fields {
+                add(name);
+                add(&value.to_string());
+            }
+        }
+        let mut name = String::new();
+        // Writing to a String can't fail.
+        let _infallible = write!(name, "{:08x}", hash.finalize());
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_content_is_another_revision() {
+        let profile = Profile {
+            system: Some("Be short.".into()),
+            examples: vec![Example {
+                input: "a".into(),
+                output: "b".into(),
+            }],
+            ..Profile::default()
+        };
+        let mut others = vec![Profile::default(), profile.clone()];
+        others[1].system = Some("Be short".into());
+        others.push(Profile {
+            examples: vec![Example {
+                input: "ab".into(),
+                output: String::new(),
+            }],
+            ..profile.clone()
+        });
+        for name in ["defaults", "locked"] {
+            let fields = Map::from_iter([("temperature".to_owned(), Value::from(0))]);
+            let mut other = profile.clone();
+            *if name == "locked" {
+                &mut other.locked
+            } else {
+                &mut other.defaults
+            } = fields;
+            others.push(other);
+        }
+        let mut names: Vec<_> = others.iter().map(Profile::revision).collect();
+        assert!(!names.contains(&profile.revision()));
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), others.len());
+        assert_eq!(profile.revision(), profile.clone().revision());
+    }
+}
