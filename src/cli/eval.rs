@@ -29,6 +29,14 @@ const ANSWER: Duration = Duration::from_secs(600);
 pub(super) enum EvalCommand {
     /// Ask models the items of a suite, and say how they did
     Run(RunArguments),
+    /// Say which of the models is good enough at the least cost; an error where none is
+    Pick {
+        /// What the lower end of a model's 95% interval must reach, from 0 to 1
+        #[arg(long)]
+        bar: f64,
+        #[command(flatten)]
+        arguments: RunArguments,
+    },
 }
 
 #[derive(Args)]
@@ -63,7 +71,28 @@ enum Format {
 }
 
 pub(super) fn run(command: &EvalCommand, config: &Config) -> Result<()> {
-    let EvalCommand::Run(arguments) = command;
+    match command {
+        EvalCommand::Run(arguments) => {
+            let report = report(arguments, config)?;
+            write(&report, arguments)
+        }
+        EvalCommand::Pick { bar, arguments } => {
+            ensure!((0.0..=1.0).contains(bar), "--bar must be between 0 and 1");
+            let report = report(arguments, config)?;
+            write(&report, arguments)?;
+            let Some(model) = report.pick(*bar) else {
+                bail!("none of the models reaches {bar} with 95% confidence");
+            };
+            eprintln!(
+                "{} is good enough at the least cost: {:.3} ({:.3} to {:.3}) for {}",
+                model.model, model.score, model.interval.low, model.interval.high, model.amount
+            );
+            Ok(())
+        }
+    }
+}
+
+fn report(arguments: &RunArguments, config: &Config) -> Result<Report> {
     let suite = Suite::read(&arguments.suite).map_err(|error| anyhow!(error))?;
     let asker = Asker::new(arguments, config)?;
     asker.check(&arguments.models)?;
@@ -71,10 +100,13 @@ pub(super) fn run(command: &EvalCommand, config: &Config) -> Result<()> {
     for model in &arguments.models {
         runs.push(asker.run(&suite, model, arguments.at_once.max(1))?);
     }
-    let report = Report::new(&suite, Timestamp::now(), runs);
+    Ok(Report::new(&suite, Timestamp::now(), runs))
+}
+
+fn write(report: &Report, arguments: &RunArguments) -> Result<()> {
     let text = match arguments.format {
         Format::Table => report.table(),
-        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Format::Json => serde_json::to_string_pretty(report)? + "\n",
         Format::Html => report.page().map_err(|error| anyhow!(error))?,
     };
     match &arguments.out {
@@ -136,7 +168,7 @@ impl Asker {
                 self.url
             )
         })?;
-        let list: Value = answer.body_mut().read_json()?;
+        let list: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)?;
         if let Some(message) = list["error"]["message"].as_str() {
             bail!("{}: {message}", self.url);
         }
@@ -258,9 +290,10 @@ impl Asker {
                 .agent
                 .post(format!("{}/v1/chat/completions", self.url))
                 .header("authorization", format!("Bearer {}", self.key))
-                .send_json(body)?;
+                .header("content-type", "application/json")
+                .send(&body.to_string())?;
             let status = answer.status().as_u16();
-            let json: Value = answer.body_mut().read_json()?;
+            let json: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)?;
             match status {
                 200 => return Ok(json),
                 429 | 503 if tries < TRIES => std::thread::sleep(PATIENCE),

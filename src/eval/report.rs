@@ -130,6 +130,17 @@ impl Report {
         }
     }
 
+    /// The cheapest model that is good enough: the lower end of its interval is no less than the bar. Of two that cost the
+    /// same the better one.
+    #[must_use]
+    pub fn pick(&self, bar: f64) -> Option<&ModelReport> {
+        let good = self.models.iter().filter(|model| model.interval.low >= bar);
+        good.min_by(|one, other| {
+            let by_cost = one.amount.cmp(&other.amount);
+            by_cost.then(other.score.total_cmp(&one.score))
+        })
+    }
+
     /// For a terminal.
     #[must_use]
     pub fn table(&self) -> String {
@@ -242,5 +253,50 @@ fn compare(run: &Run, first: &Run) -> Comparison {
             .iter()
             .filter(|difference| **difference < 0.0)
             .count(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(model: &str, right: usize, amount: &str) -> Run {
+        let tried = (0..100).map(|index| Tried {
+            task: "t".into(),
+            item: index.to_string(),
+            score: f64::from(u8::from(index < right)),
+            said: String::new(),
+            error: None,
+            prompt_tokens: 1,
+            completion_tokens: 1,
+            amount: amount.parse().unwrap(),
+            took_ms: 1.0,
+        });
+        Run {
+            model: model.into(),
+            tried: tried.collect(),
+        }
+    }
+
+    #[test]
+    fn the_cheapest_that_is_surely_good_enough_is_picked() {
+        let suite = Suite {
+            name: "s".into(),
+            tasks: Vec::new(),
+        };
+        let runs = vec![
+            run("large", 99, "0.05"),
+            run("small", 92, "0.01"),
+            run("better", 95, "0.01"),
+            // Its score is above the bar, and it may be chance.
+            run("tiny", 83, "0.001"),
+        ];
+        let report = Report::new(&suite, Timestamp::UNIX_EPOCH, runs);
+        let picked = |bar| report.pick(bar).map(|model| model.model.as_str());
+        assert_eq!(picked(0.5), Some("tiny"));
+        assert_eq!(picked(0.8), Some("better"));
+        assert_eq!(picked(0.9), Some("large"));
+        assert_eq!(picked(0.99), None);
+        assert_eq!(report.models[0].amount, "5".parse().unwrap());
     }
 }

@@ -34,3 +34,4 @@ mod scrape;
 mod tenancy;
 mod tidy;
 mod usage;
+mod verticals;
