@@ -382,12 +382,12 @@ fn a_template_is_told_how_much_to_think() {
     );
     let opened = prompts("{{ messages[0].content }}<think>\n");
     for (thinking, by_asked, by_opened) in [
-        (Thinking::Free, "Hi", "Hi<think>\n"),
-        (Thinking::Effort("low".into()), "Hilow", "Hi<think>\n"),
+        (Thinking::Free, "Hi", "Hi<think>"),
+        (Thinking::Effort("low".into()), "Hilow", "Hi<think>"),
         (
             Thinking::Off,
             "Hi<think>\n\n</think>\n\n",
-            "Hi<think>\n\n\n</think>\n\n",
+            "Hi<think>\n\n</think>\n\n",
         ),
     ] {
         let chat = Chat {
