@@ -296,7 +296,7 @@ impl Asker {
             let json: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)?;
             match status {
                 200 => return Ok(json),
-                429 | 503 if tries < TRIES => std::thread::sleep(PATIENCE),
+                429 | 503 if tries < TRIES => wait(),
                 _ => bail!(
                     "{status}: {}",
                     json["error"]["message"].as_str().unwrap_or_default()
@@ -306,7 +306,12 @@ impl Asker {
     }
 }
 
-fn take<'a, T: Copy>(next: &AtomicUsize, items: &'a [T]) -> Option<(usize, T)> {
+#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
+fn wait() {
+    std::thread::sleep(PATIENCE);
+}
+
+fn take<T: Copy>(next: &AtomicUsize, items: &[T]) -> Option<(usize, T)> {
     let index = next.fetch_add(1, Ordering::Relaxed);
     items.get(index).map(|item| (index, *item))
 }

@@ -69,6 +69,7 @@ fn plan() -> Plan {
         revision: "m".into(),
         pool: "pool".into(),
         adapter: None,
+        profile: None,
         resume: false,
         fallbacks: Arc::default(),
         price: Arc::new(Price::default()),

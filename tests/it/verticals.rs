@@ -1,6 +1,6 @@
 //! Verticals: what they say before their clients, whose they are, and how good.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::tenancy::{Admin, ask};
 const SYSTEM: &str = "You answer with one word.";
 
 /// The quickstart's models, and verticals over its chat model.
-fn config(folder: &std::path::Path) -> PathBuf {
+fn config(folder: &Path) -> PathBuf {
     let examples = folder.join("examples.jsonl");
     let lines = "{\"input\": \"One plus one?\", \"output\": \"Two.\"}\n\n{\"input\": \"Up?\", \"output\": \"Down.\"}\n";
     std::fs::write(&examples, lines).unwrap();
@@ -203,60 +203,64 @@ async fn an_answer_goes_on_from_what_it_is_given_and_tells_how_likely_that_was()
     server.refused("/v1/chat/completions", &wrong, 400).await;
 }
 
-#[tokio::test]
-async fn models_are_tried_on_a_suite_and_compared() {
-    let (server, folder) = server().await;
+/// A suite whose items are easy and impossible; gives its path.
+fn suite(folder: &Path) -> String {
     let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
+        let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
     let item = |id: usize, input: &str, expected: &str| {
         json!({"id": id.to_string(), "input": input, "expected": expected}).to_string() + "\n"
     };
-    // What continues a row is far likelier than what doesn't.
-    write(
-        "rows.jsonl",
-        &[
-            item(1, "Say the next word: Monday, Tuesday,", "Wednesday"),
-            item(2, "Say the next word: Saturday, Sunday,", "Monday"),
-        ]
-        .concat(),
-    );
+    let rows = [
+        item(1, "Say the next word: Monday, Tuesday,", "Wednesday"),
+        item(2, "Say the next word: Saturday, Sunday,", "Monday"),
+    ];
+    write("rows.jsonl", &rows.concat());
     write("words.jsonl", &item(3, "Say nothing.", "zzz"));
-    let suite = write(
+    write(
         "suite.toml",
         "name = \"days\"
          [[task]]\nname = \"likeliest\"\nitems = \"rows.jsonl\"
          score = { by = \"choice\", choices = [\"Wednesday\", \"Monday\", \"Zebra crossing\"] }
          [[task]]\nname = \"written\"\nitems = \"words.jsonl\"\nmax_tokens = 3\nscore = { by = \"exact\" }\n",
-    );
-    let run = |models: &str, format: &str| {
-        [
-            "eval",
-            "run",
-            &suite,
-            "--models",
-            models,
-            "--format",
-            format,
-            "--url",
-            &server.url,
-            "--key",
-            KEY,
-        ]
-        .map(str::to_owned)
+    )
+}
+
+#[tokio::test]
+async fn models_are_tried_on_a_suite_and_compared() {
+    let (server, folder) = server().await;
+    let suite = suite(folder.path());
+    let run = |models: &[&str], more: &[&str]| -> Vec<String> {
+        let models = models.join(",");
+        let own = ["eval", "run", &suite, "--key", KEY, "--models", &models];
+        own.iter()
+            .chain(more)
+            .map(|word| (*word).to_owned())
+            .collect()
+    };
+    let refused = |arguments: Vec<String>| {
+        server.refusal(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let printed = |format: &str| {
-        let arguments = run(&format!("{CHAT},short"), format);
-        server.cli(&arguments.each_ref().map(String::as_str))
+        let arguments = run(
+            &[CHAT, "short"],
+            &["--url", &server.url, "--format", format],
+        );
+        server.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    let private = run(&format!("{CHAT},private"), "table");
-    let refusal = server.refusal(&private.each_ref().map(String::as_str));
+    let private = refused(run(&[CHAT, "private"], &["--url", &server.url]));
     assert!(
-        refusal.contains("may not ask a model \"private\""),
-        "{refusal}"
+        private.contains("may not ask a model \"private\""),
+        "{private}"
     );
+    let silent = refused(run(&[CHAT], &["--url", "http://127.0.0.1:9"]));
+    assert!(
+        silent.contains("no gateway at http://127.0.0.1:9"),
+        "{silent}"
+    );
+
     let report: Value = serde_json::from_str(&printed("json")).unwrap();
     assert_eq!(
         (&report["suite"], &report["items"]),
@@ -271,6 +275,7 @@ async fn models_are_tried_on_a_suite_and_compared() {
         .map(|tried| tried["item"].as_str().unwrap())
         .collect();
     assert_eq!(ids, ["1", "2", "3"]);
+    // What continues a row is far likelier than what doesn't.
     assert!(["Wednesday", "Monday"].contains(&tried[0]["said"].as_str().unwrap()));
     // A request for each choice, and one for the text.
     let prompts = base["prompt_tokens"].as_u64().unwrap();
@@ -280,19 +285,4 @@ async fn models_are_tried_on_a_suite_and_compared() {
     assert!(printed("html").contains("<svg"));
     // It is paid for as everything is.
     assert!(server.billed(CHAT)[0] >= 3 * 7);
-    let silent = server.refusal(&[
-        "eval",
-        "run",
-        &suite,
-        "--models",
-        CHAT,
-        "--url",
-        "http://127.0.0.1:9",
-        "--key",
-        KEY,
-    ]);
-    assert!(
-        silent.contains("no gateway at http://127.0.0.1:9"),
-        "{silent}"
-    );
 }

@@ -59,7 +59,7 @@ pub(super) fn applied(
 }
 
 /// A field's name, and the other one that says the same.
-fn named<'a>(name: &'a str) -> impl Iterator<Item = &'a str> {
+fn named(name: &str) -> impl Iterator<Item = &str> {
     let same = SAME.iter().find(|same| same.contains(&name));
     let others = same
         .into_iter()
