@@ -37,6 +37,11 @@ impl Asked {
         Some(name)
     }
 
+    /// Who asks, and what they may.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// The class of a request that asks for this one, or for none.
     pub(super) fn class(&self, asked: Option<Class>) -> Class {
         if self.inside {

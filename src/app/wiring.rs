@@ -13,7 +13,7 @@ use crate::api::{self, Api, InnerDoor};
 use crate::batch::{self, Batches};
 use crate::config::{Config, WorkerConfig};
 use crate::files;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Vectors};
 use crate::metering::{self, Metering};
 use crate::router::Router;
 use crate::scheduler::{self, Assigned, Scheduler};
@@ -106,6 +106,7 @@ impl App {
             metering,
             metrics,
             store: Arc::clone(&store),
+            vectors: Vectors::default(),
         };
         let api = Arc::new(Api {
             gateway: Arc::new(gateway),

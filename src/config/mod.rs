@@ -187,6 +187,7 @@ impl Config {
                     ));
                 }
             }
+            self.check_embedding(model)?;
             for fallback in model.fallbacks() {
                 let named = |model: &ModelConfig| model.name == *fallback;
                 if !bases.contains(fallback) && !self.models_named.iter().any(named) {
@@ -207,6 +208,21 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// A vertical's examples are chosen by a model that there is.
+    fn check_embedding(&self, model: &ModelConfig) -> Result<(), String> {
+        let Some(embedding) = model.embedding() else {
+            return Ok(());
+        };
+        let mut workers = self.workers.iter().filter(|worker| worker.runs(embedding));
+        if workers.any(|worker| worker.kind() == crate::types::Kind::Embed) {
+            return Ok(());
+        }
+        Err(format!(
+            "model {:?} chooses its examples by {embedding:?}, which no worker makes embeddings with",
+            model.name
+        ))
     }
 }
 
@@ -283,6 +299,21 @@ mod tests {
             ),
             (format!("{WORKER}[ledger]\nlease_s = 1\n"), "lease_s"),
             (
+                format!("{WORKER}[[model]]\nname = \"m\"\nexamples = \"none.jsonl\"\n"),
+                "none.jsonl",
+            ),
+            (
+                format!("{WORKER}[[model]]\nname = \"m\"\nlocked = {{ messages = [] }}\n"),
+                "messages is the client's own",
+            ),
+            (
+                format!(
+                    "{WORKER}[[model]]\nname = \"m\"\nexamples = \"config/examples/hydropower/examples.jsonl\"
+                     nearest = {{ count = 2, embedding = \"m\" }}\n"
+                ),
+                "no worker makes embeddings",
+            ),
+            (
                 format!("{WORKER}[store]\nurl = \"sqlite://:memory:\"\n"),
                 "file",
             ),
@@ -298,6 +329,10 @@ mod tests {
 
     #[test]
     fn the_configs_that_ship_are_good() {
+        Config::parse(include_str!(
+            "../../config/examples/hydropower/forebay.toml"
+        ))
+        .unwrap();
         Config::parse(include_str!("../../config/quickstart.toml")).unwrap();
         Config::parse(include_str!("../../deploy/container.toml")).unwrap();
     }

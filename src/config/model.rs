@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::check_name;
 use super::price::Prices;
-use crate::types::{Adapter, Example, Profile, Tariff};
+use crate::types::{Adapter, Example, Nearest, Profile, Tariff};
 
 /// Fields that no vertical sets.
 const CLIENTS_OWN: [&str; 5] = ["model", "messages", "prompt", "stream", "stream_options"];
@@ -34,6 +34,8 @@ pub struct ModelConfig {
     /// A file of worked examples, a line each: `{"input": "...", "output": "..."}`. They are turns before the client's
     /// first. A relative path is seen from the working directory.
     examples: Option<PathBuf>,
+    /// Only the examples that are nearest to what is asked: `{ count = 4, embedding = "all-minilm-l6-v2" }`.
+    nearest: Option<Nearest>,
     /// The projects, by id or name, that may ask for it; all by default. To others there is no such model.
     pub projects: Option<Vec<String>>,
     /// Fields of a request, for clients that leave them out: `{ temperature = 0.2, max_tokens = 200 }`.
@@ -79,9 +81,20 @@ impl ModelConfig {
                 Some(path) => examples(path)?,
                 None => Vec::new(),
             },
+            nearest: self.nearest.clone(),
             defaults: self.defaults.clone(),
             locked: self.locked.clone(),
         };
+        if profile
+            .nearest
+            .as_ref()
+            .is_some_and(|nearest| nearest.count == 0)
+        {
+            return Err("nearest: count must be above 0".into());
+        }
+        if profile.nearest.is_some() && profile.examples.is_empty() {
+            return Err("nearest needs examples".into());
+        }
         let fields = profile.defaults.keys().chain(profile.locked.keys());
         if let Some(field) = fields
             .clone()
@@ -90,6 +103,14 @@ impl ModelConfig {
             return Err(format!("{field} is the client's own to say"));
         }
         Ok((!profile.is_empty()).then_some(profile))
+    }
+
+    /// The embedding model that its examples are chosen by.
+    #[must_use]
+    pub fn embedding(&self) -> Option<&str> {
+        self.nearest
+            .as_ref()
+            .map(|nearest| nearest.embedding.as_str())
     }
 
     /// What it costs, and from when on, in the order of time; where there is nothing, it costs nothing.

@@ -2,6 +2,7 @@
 
 mod answer;
 mod attempt;
+mod nearest;
 mod prefix;
 mod reserve;
 mod resume;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use answer::Answer;
+pub use nearest::Vectors;
 
 use crate::metering::{self, Admission, Flight, Meter, Metering};
 use crate::router::{self, Router};
@@ -45,6 +47,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
+    /// Where verticals' examples stand.
+    pub vectors: Vectors,
 }
 
 /// A request with what came around it.

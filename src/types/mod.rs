@@ -56,7 +56,7 @@ pub use ports::{
     Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Outbox, Page, Recovered, Release,
     Reserved, Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
 };
-pub use profile::{Example, Profile};
+pub use profile::{Example, Nearest, Profile};
 pub use progress::{Count, Progress};
 pub use relay::{Field, Relay};
 pub use replay::{Repeatable, Repeated, Replay, ReplayStore};

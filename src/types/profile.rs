@@ -10,10 +10,22 @@ pub struct Profile {
     pub system: Option<String>,
     /// Turns before the client's first.
     pub examples: Vec<Example>,
+    /// Only these of the examples, where it isn't all of them.
+    pub nearest: Option<Nearest>,
     /// Fields of a request, for clients that leave them out.
     pub defaults: Map<String, Value>,
     /// Fields of a request, whatever clients say.
     pub locked: Map<String, Value>,
+}
+
+/// The examples that are nearest to what is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nearest {
+    /// How many.
+    pub count: usize,
+    /// The embedding model by whose vectors.
+    pub embedding: String,
 }
 
 /// A question as it should be answered: learning in context (arXiv 2005.14165).
@@ -22,7 +34,8 @@ pub struct Profile {
 pub struct Example {
     /// What a user says.
     pub input: String,
-    /// What the model is to answer.
+    /// What the model is to answer; `expected` in a file that suites and trainings read as well.
+    #[serde(alias = "expected")]
     pub output: String,
 }
 
@@ -45,6 +58,9 @@ impl Profile {
         for example in &self.examples {
             add(&example.input);
             add(&example.output);
+        }
+        if let Some(nearest) = &self.nearest {
+            add(&format!("{} {}", nearest.count, nearest.embedding));
         }
         for fields in [&self.defaults, &self.locked] {
             add("fields");

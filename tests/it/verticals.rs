@@ -24,12 +24,18 @@ fn config(folder: &Path) -> PathBuf {
          defaults = {{ max_tokens = 5, stop = [\"#\"] }}
          locked = {{ temperature = 0, n = 2 }}
          [[model]]
+         name = \"near\"
+         base = \"{CHAT}\"
+         examples = \"{}\"
+         nearest = {{ count = 1, embedding = \"all-minilm-l6-v2\" }}
+         [[model]]
          name = \"private\"
          base = \"{CHAT}\"
          projects = [\"inside\"]
          aliases = [\"secret\"]
 
          [[model]]\nname = \"{CHAT}\"",
+        examples.display(),
         examples.display()
     );
     quickstart_with(&format!("[[model]]\nname = \"{CHAT}\""), &models)
@@ -97,6 +103,53 @@ async fn a_vertical_speaks_first_fills_in_and_locks() {
     let longer = server.chat(longer).await;
     assert_eq!(longer["usage"]["completion_tokens"], 14, "{longer}");
     assert_ne!(longer["system_fingerprint"], plain["system_fingerprint"]);
+}
+
+#[tokio::test]
+async fn the_examples_nearest_to_a_question_are_shown() {
+    let (server, _folder) = server().await;
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let count = async |model: &str, messages: Value| {
+        let body = json!({"model": model, "messages": messages});
+        let told = server.post("/v1/tokenize", &body).send().await.unwrap();
+        let told: Value = told.json().await.unwrap();
+        told["count"].as_u64().unwrap()
+    };
+    let shown = [
+        [turn("user", "One plus one?"), turn("assistant", "Two.")],
+        [turn("user", "Up?"), turn("assistant", "Down.")],
+    ];
+    for (question, [asked, answer]) in [
+        ("What is three plus four?", &shown[0]),
+        ("And what about upwards?", &shown[1]),
+    ] {
+        let alone = count("near", json!([turn("user", question)])).await;
+        let expected = count(CHAT, json!([asked, answer, turn("user", question)])).await;
+        assert_eq!(alone, expected, "{question}");
+        // The last thing that the user said is the question.
+        let before = [
+            turn("user", "x"),
+            turn("assistant", "y"),
+            turn("user", question),
+        ];
+        let later = count("near", json!(before)).await;
+        let expected = count(
+            CHAT,
+            json!([asked, answer, before[0], before[1], before[2]]),
+        )
+        .await;
+        assert_eq!(later, expected, "{question}");
+    }
+    let lengths = [
+        count(CHAT, json!(shown[0])).await,
+        count(CHAT, json!(shown[1])).await,
+    ];
+    assert_ne!(lengths[0], lengths[1], "or the counts would say nothing");
+    // Nothing of it stands in the ledger.
+    let body = json!({"model": "near", "messages": [turn("user", "Down?")], "max_tokens": 1});
+    server.chat(body).await;
+    assert_eq!(server.billed("near")[0], 1);
+    assert_eq!(server.usage().len(), 1);
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::relay::{Peeked, peek};
+use crate::api::Api;
 use crate::api::error::ApiError;
-use crate::types::{Endpoint, Profile};
+use crate::tenancy::Access;
+use crate::types::{Endpoint, Example, Profile};
 
 /// Fields that say the same.
 const SAME: [[&str; 2]; 4] = [
@@ -17,15 +19,56 @@ const SAME: [[&str; 2]; 4] = [
     ["safety_identifier", "user"],
 ];
 
-/// The request as the vertical has it.
-pub(super) fn applied(
+/// The request as the vertical has it. A model that the key may not ask is left to be refused.
+pub(super) async fn profiled(
+    api: &Api,
+    access: &Access,
     peeked: Peeked,
-    profile: Option<&Profile>,
     endpoint: Endpoint,
 ) -> Result<Peeked, ApiError> {
-    let Some(profile) = profile else {
+    let model = &peeked.model;
+    let profile = api.gateway.router.profile(model);
+    let Some(profile) = profile.filter(|_| api.gateway.allows(access, model)) else {
         return Ok(peeked);
     };
+    let shown = match (&profile.nearest, endpoint) {
+        (Some(_), Endpoint::Chat) => {
+            let question = question(&peeked);
+            let nearest = api.gateway.nearest(access, model, profile, &question);
+            let nearest = nearest.await?.into_iter();
+            nearest
+                .filter_map(|index| profile.examples.get(index))
+                .collect()
+        }
+        _ => profile.examples.iter().collect(),
+    };
+    applied(&peeked, profile, &shown, endpoint)
+}
+
+/// What the user said last; empty where it is no text, which is the decoder's to refuse.
+fn question(peeked: &Peeked) -> String {
+    let messages = peeked.values().find(|(name, _)| *name == "messages");
+    let turns = messages.and_then(|(_, turns)| serde_json::from_str::<Vec<Turn>>(turns).ok());
+    let last = turns
+        .into_iter()
+        .flatten()
+        .rfind(|turn| turn.role.as_deref() == Some("user"));
+    match last.and_then(|turn| turn.content) {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => {
+            let texts = parts.iter().filter_map(|part| part["text"].as_str());
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+fn applied(
+    peeked: &Peeked,
+    profile: &Profile,
+    shown: &[&Example],
+    endpoint: Endpoint,
+) -> Result<Peeked, ApiError> {
     let mut fields: Vec<(&str, String)> = Vec::new();
     for (name, value) in peeked.values() {
         // A locked field goes under whatever name it comes.
@@ -48,7 +91,7 @@ pub(super) fn applied(
     if endpoint == Endpoint::Chat
         && let Some((_, messages)) = fields.iter_mut().find(|(name, _)| *name == "messages")
     {
-        *messages = conversation(messages, profile)?;
+        *messages = conversation(messages, profile, shown)?;
     }
     let written = fields
         .iter()
@@ -77,7 +120,7 @@ struct Turn {
 
 /// The profile's turns and the client's. Templates know one system's turn, the first: a client's own goes on where the
 /// profile's ends.
-fn conversation(messages: &str, profile: &Profile) -> Result<String, ApiError> {
+fn conversation(messages: &str, profile: &Profile, shown: &[&Example]) -> Result<String, ApiError> {
     let wrong = |error: serde_json::Error| {
         let text = error.to_string();
         let words = text.split(" at line ").next().unwrap_or_default();
@@ -85,7 +128,7 @@ fn conversation(messages: &str, profile: &Profile) -> Result<String, ApiError> {
     };
     let mut rest: &[&RawValue] =
         &serde_json::from_str::<Vec<&RawValue>>(messages).map_err(wrong)?;
-    let mut turns = Vec::with_capacity(rest.len() + 1 + 2 * profile.examples.len());
+    let mut turns = Vec::with_capacity(rest.len() + 1 + 2 * shown.len());
     if let Some(system) = &profile.system {
         let mut content = json!(system);
         if let Some((first, others)) = rest.split_first()
@@ -98,7 +141,7 @@ fn conversation(messages: &str, profile: &Profile) -> Result<String, ApiError> {
         }
         turns.push(json!({"role": "system", "content": content}).to_string());
     }
-    for example in &profile.examples {
+    for example in shown {
         turns.push(json!({"role": "user", "content": example.input}).to_string());
         turns.push(json!({"role": "assistant", "content": example.output}).to_string());
     }
@@ -125,7 +168,6 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
-    use crate::types::Example;
 
     fn profile(defaults: Value, locked: Value) -> Profile {
         let fields =
@@ -139,7 +181,8 @@ mod tests {
 
     fn rewritten(body: &Value, profile: &Profile, endpoint: Endpoint) -> Value {
         let peeked = peek(Bytes::from(body.to_string()), None).ok().unwrap();
-        let peeked = applied(peeked, Some(profile), endpoint).ok().unwrap();
+        let shown: Vec<_> = profile.examples.iter().collect();
+        let peeked = applied(&peeked, profile, &shown, endpoint).ok().unwrap();
         peeked.decode().ok().unwrap()
     }
 
@@ -203,7 +246,7 @@ mod tests {
             Bytes::from_static(b"{\"model\":\"m\",\"messages\":3}"),
             None,
         );
-        let error = applied(peeked.ok().unwrap(), Some(&profile), Endpoint::Chat)
+        let error = applied(&peeked.ok().unwrap(), &profile, &[], Endpoint::Chat)
             .err()
             .unwrap();
         assert!(error.event().contains("\"messages\""), "{}", error.event());

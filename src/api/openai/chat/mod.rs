@@ -13,7 +13,7 @@ use self::answer::Chat;
 use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
 use super::fingerprint;
-use super::profile::applied;
+use super::profile::profiled;
 use super::relay::{self, Peeked, peek};
 use super::sampling::Tier;
 use crate::api::asked::Asked;
@@ -41,10 +41,10 @@ use crate::types::{Endpoint, Prompt};
     ),
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
-    let peeked = peek(bytes, asked.deployment()).and_then(|peeked| {
-        let profile = api.gateway.router.profile(&peeked.model);
-        applied(peeked, profile, Endpoint::Chat)
-    });
+    let peeked = match peek(bytes, asked.deployment()) {
+        Ok(peeked) => profiled(&api, asked.access(), peeked, Endpoint::Chat).await,
+        Err(error) => Err(error),
+    };
     let peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),

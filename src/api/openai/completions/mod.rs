@@ -14,7 +14,7 @@ use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
 use super::chat::observed;
 use super::fingerprint;
-use super::profile::applied;
+use super::profile::profiled;
 use super::relay::{self, Peeked, peek};
 use crate::api::Api;
 use crate::api::Shared;
@@ -41,10 +41,10 @@ use crate::types::Endpoint;
     ),
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
-    let peeked = peek(bytes, asked.deployment()).and_then(|peeked| {
-        let profile = api.gateway.router.profile(&peeked.model);
-        applied(peeked, profile, Endpoint::Completions)
-    });
+    let peeked = match peek(bytes, asked.deployment()) {
+        Ok(peeked) => profiled(&api, asked.access(), peeked, Endpoint::Completions).await,
+        Err(error) => Err(error),
+    };
     let peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
