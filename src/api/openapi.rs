@@ -165,7 +165,8 @@ impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let key = ObjectBuilder::new()
             .schema_type(Type::String)
-            .pattern(Some("^[!-~]{1,255}$"));
+            .min_length(Some(1))
+            .max_length(Some(255));
         let header = ParameterBuilder::new()
             .name("Idempotency-Key")
             .parameter_in(ParameterIn::Header)

@@ -32,7 +32,8 @@ impl Query {
         values
     }
 
-    fn all(&mut self, name: &str) -> Vec<String> {
+    /// Empty ones among them.
+    pub(super) fn all(&mut self, name: &str) -> Vec<String> {
         let mut values = Vec::new();
         self.0.retain(|(key, value)| {
             if key == name {

@@ -20,9 +20,10 @@ use crate::eval::{Item, Report, Run, Suite, Task, Tried};
 use crate::router::Router;
 use crate::types::{Class, Kind, Money, Usage};
 
-/// How often a request is sent that a full queue or a limit refused.
-const TRIES: u32 = 30;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request is sent again that a full queue or a limit refused.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Where the server doesn't say when to come again.
+const PAUSE: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(600);
 
 #[derive(Subcommand)]
@@ -78,8 +79,19 @@ pub(super) fn run(command: &EvalCommand, config: &Config) -> Result<()> {
         }
         EvalCommand::Pick { bar, arguments } => {
             ensure!((0.0..=1.0).contains(bar), "--bar must be between 0 and 1");
+            // What costs nothing would be picked first of all.
+            let router = Router::new(config).map_err(|error| anyhow!(error))?;
+            for model in &arguments.models {
+                let plan = router.resolve(model, Kind::Generate, Class::Standard);
+                plan.with_context(|| {
+                    format!("no price for {model:?}: name its config by --config")
+                })?;
+            }
             let report = report(arguments, config)?;
             write(&report, arguments)?;
+            if let Some(model) = report.models.iter().find(|model| model.failed > 0) {
+                bail!("{}: {} items have no answer", model.model, model.failed);
+            }
             let Some(model) = report.pick(*bar) else {
                 bail!("none of the models reaches {bar} with 95% confidence");
             };
@@ -283,9 +295,8 @@ impl Asker {
 
     /// Again and again while there is no room for it.
     fn ask(&self, body: &Value) -> Result<Value> {
-        let mut tries = 0;
+        let began = Instant::now();
         loop {
-            tries += 1;
             let mut answer = self
                 .agent
                 .post(format!("{}/v1/chat/completions", self.url))
@@ -293,10 +304,14 @@ impl Asker {
                 .header("content-type", "application/json")
                 .send(&body.to_string())?;
             let status = answer.status().as_u16();
+            let header = |name| answer.headers().get(name)?.to_str().ok();
+            let again = header("x-should-retry") != Some("false");
+            let pause = header("retry-after").and_then(|seconds| seconds.parse().ok());
+            let pause = pause.map_or(PAUSE, Duration::from_secs);
             let json: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)?;
             match status {
                 200 => return Ok(json),
-                429 | 503 if tries < TRIES => wait(),
+                429 | 503 if again && began.elapsed() + pause < PATIENCE => wait(pause),
                 _ => bail!(
                     "{status}: {}",
                     json["error"]["message"].as_str().unwrap_or_default()
@@ -307,8 +322,8 @@ impl Asker {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn wait() {
-    std::thread::sleep(PATIENCE);
+fn wait(pause: Duration) {
+    std::thread::sleep(pause);
 }
 
 fn take<T: Copy>(next: &AtomicUsize, items: &[T]) -> Option<(usize, T)> {

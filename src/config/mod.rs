@@ -188,6 +188,7 @@ impl Config {
                 }
             }
             self.check_embedding(model)?;
+            self.check_profile(model)?;
             for fallback in model.fallbacks() {
                 let named = |model: &ModelConfig| model.name == *fallback;
                 if !bases.contains(fallback) && !self.models_named.iter().any(named) {
@@ -204,6 +205,29 @@ impl Config {
                 return Err(format!(
                     "model {:?} has an adapter, which only workers of the engine llama can load",
                     model.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a vertical says is for models that answer, and what it falls back on says nothing of its own, to whomever.
+    fn check_profile(&self, model: &ModelConfig) -> Result<(), String> {
+        let mut runs = self
+            .workers
+            .iter()
+            .filter(|worker| worker.runs(model.base()));
+        let embeds = runs.any(|worker| worker.kind() == crate::types::Kind::Embed);
+        if embeds && model.profile()?.is_some() {
+            let message = "stands on an embedding model, which can't be told anything";
+            return Err(format!("model {:?} {message}", model.name));
+        }
+        let named = |name: &String| self.models_named.iter().find(|other| other.name == *name);
+        for fallback in model.fallbacks().iter().filter_map(named) {
+            if fallback.projects.is_some() || fallback.profile()?.is_some() {
+                return Err(format!(
+                    "model {:?} falls back on {:?}, which has projects or things to say of its own",
+                    model.name, fallback.name
                 ));
             }
         }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use jiff::Timestamp;
@@ -46,7 +47,7 @@ pub struct Report {
     pub suite: String,
     /// When it ran.
     pub at: Timestamp,
-    /// How many items it has.
+    /// How many different items it has.
     pub items: usize,
     /// In the order in which they were named.
     pub models: Vec<ModelReport>,
@@ -124,7 +125,7 @@ impl Report {
         Self {
             suite: suite.name.clone(),
             at,
-            items: suite.tasks.iter().map(|task| task.items.len()).sum(),
+            items: runs.first().map_or(0, |run| scores(run).len()),
             models: runs.into_iter().map(|run| model(suite, run)).collect(),
             comparisons,
         }
@@ -193,8 +194,18 @@ impl Report {
     }
 }
 
+/// A score for each item. Tasks may ask the same item in several ways: that is one piece of evidence, not several.
 fn scores(run: &Run) -> Vec<f64> {
-    run.tried.iter().map(|tried| tried.score).collect()
+    let mut items: Vec<&str> = Vec::new();
+    let mut scores: HashMap<&str, Vec<f64>> = HashMap::new();
+    for tried in &run.tried {
+        let item = scores.entry(&tried.item).or_default();
+        if item.is_empty() {
+            items.push(&tried.item);
+        }
+        item.push(tried.score);
+    }
+    items.iter().map(|item| mean(&scores[item])).collect()
 }
 
 fn model(suite: &Suite, run: Run) -> ModelReport {
@@ -211,8 +222,11 @@ fn model(suite: &Suite, run: Run) -> ModelReport {
     });
     let mut took: Vec<_> = run.tried.iter().map(|tried| tried.took_ms).collect();
     took.sort_by(f64::total_cmp);
-    let at =
-        |percent: usize| took.get((took.len() * percent / 100).min(took.len().saturating_sub(1)));
+    // The smallest that so many percent are no more than.
+    let at = |percent: usize| {
+        let rank = (took.len() * percent).div_ceil(100);
+        took.get(rank.saturating_sub(1))
+    };
     ModelReport {
         score: mean(&all),
         interval: interval(&all),

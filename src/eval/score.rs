@@ -67,6 +67,9 @@ impl Scorer {
                 if choices.len() < 2 {
                     return Err("there must be two choices at least".into());
                 }
+                if choices.iter().any(String::is_empty) {
+                    return Err("a choice is empty".into());
+                }
                 if !choices
                     .iter()
                     .any(|choice| Some(choice.as_str()) == item.expected.as_str())
@@ -146,75 +149,50 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    fn worth(by: Value, expected: Value, said: &str) -> f64 {
+        let (scorer, item) = (scorer(by), item(expected));
+        scorer.check(&item).unwrap();
+        scorer.text(said, &item)
+    }
+
     #[test]
-    fn texts_are_worth_what_their_scorer_says() {
-        for (by, expected, said, score) in [
-            (json!({"by": "exact"}), json!("weir"), " weir\n", 1.0),
-            (json!({"by": "exact"}), json!("weir"), "Weir", 0.0),
+    fn texts_are_right_or_wrong() {
+        let by = |name: &str| json!({"by": name});
+        let about = json!({"by": "number", "tolerance": 0.5});
+        for (by, expected, said, right) in [
+            (by("exact"), json!("weir"), " weir\n", true),
+            (by("exact"), json!("weir"), "Weir", false),
+            (by("normalised"), json!("A weir."), "the Weir", true),
+            (by("number"), json!(1200), "It is 3 or 1,200.", true),
+            (by("number"), json!(12), "It costs 12EUR, or -", true),
+            (about.clone(), json!(3), "-3.4", false),
+            (about, json!(3), "about 3.4 m", true),
+            (by("regex"), json!("(?i)^yes\\b"), "Yes, it is", true),
+            (by("regex"), json!("^no"), "Yes", false),
             (
-                json!({"by": "normalised"}),
-                json!("A weir."),
-                "the Weir",
-                1.0,
-            ),
-            (
-                json!({"by": "number"}),
-                json!(1200),
-                "It is 3 or 1,200.",
-                1.0,
-            ),
-            (
-                json!({"by": "number", "tolerance": 0.5}),
-                json!(3),
-                "-3.4",
-                0.0,
-            ),
-            (
-                json!({"by": "number", "tolerance": 0.5}),
-                json!(3),
-                "about 3.4 m",
-                1.0,
-            ),
-            (
-                json!({"by": "regex"}),
-                json!("(?i)^yes\\b"),
-                "Yes, it is",
-                1.0,
-            ),
-            (json!({"by": "regex"}), json!("^no"), "Yes", 0.0),
-            (
-                json!({"by": "json_schema"}),
+                by("json_schema"),
                 json!({"required": ["a"]}),
                 "{\"a\": 1}",
-                1.0,
+                true,
             ),
             (
-                json!({"by": "json_schema"}),
+                by("json_schema"),
                 json!({"required": ["a"]}),
                 "{\"a\": 1",
-                0.0,
-            ),
-            (
-                json!({"by": "f1"}),
-                json!("the red gate"),
-                "a gate",
-                2.0 / 3.0,
-            ),
-            (
-                json!({"by": "rouge_l"}),
-                json!("a b c d"),
-                "a c x",
-                4.0 / 7.0,
+                false,
             ),
         ] {
-            let (scorer, item) = (scorer(by), item(expected));
-            scorer.check(&item).unwrap();
-            let worth = scorer.text(said, &item);
-            assert!(
-                (worth - score).abs() < 1e-12,
-                "{scorer:?} {said:?}: {worth}"
-            );
+            let score = f64::from(u8::from(right));
+            assert_eq!(worth(by.clone(), expected, said), score, "{by} {said:?}");
         }
+    }
+
+    #[test]
+    fn texts_are_right_by_shares() {
+        let f1 = worth(json!({"by": "f1"}), json!("the red gate"), "a gate");
+        assert!((f1 - 2.0 / 3.0).abs() < 1e-12, "{f1}");
+        let rouge = worth(json!({"by": "rouge_l"}), json!("a b c d"), "a c x");
+        assert!((rouge - 4.0 / 7.0).abs() < 1e-12, "{rouge}");
     }
 
     #[test]
@@ -231,6 +209,7 @@ mod tests {
         for (by, expected) in [
             (json!({"by": "choice", "choices": ["a", "b"]}), json!("c")),
             (json!({"by": "choice"}), json!("a")),
+            (json!({"by": "choice", "choices": ["a", ""]}), json!("a")),
             (json!({"by": "exact"}), json!(3)),
             (json!({"by": "number"}), json!("3")),
             (json!({"by": "regex"}), json!("(")),

@@ -33,17 +33,26 @@ fn count(values: &[f64]) -> f64 {
 pub fn interval(scores: &[f64]) -> Interval {
     let (mean, n) = (mean(scores), count(scores));
     if scores.iter().all(|score| *score == 0.0 || *score == 1.0) {
-        let middle = (mean + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-        let half = Z / (1.0 + Z * Z / n) * (mean * (1.0 - mean) / n + Z * Z / (4.0 * n * n)).sqrt();
-        return Interval {
-            low: (middle - half).max(0.0),
-            high: (middle + half).min(1.0),
-        };
+        return wilson(mean, n);
     }
-    let half = Z * standard_error(scores);
+    let error = standard_error(scores);
+    // Equal shares tell nothing of their spread, and one tells nothing at all: as if each were a chance of being right.
+    if error == 0.0 {
+        return wilson(mean, n);
+    }
+    let half = Z * error;
     Interval {
         low: (mean - half).max(0.0),
         high: (mean + half).min(1.0),
+    }
+}
+
+fn wilson(mean: f64, n: f64) -> Interval {
+    let middle = (mean + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (mean * (1.0 - mean) / n + Z * Z / (4.0 * n * n)).sqrt();
+    Interval {
+        low: (middle - half).max(0.0),
+        high: (middle + half).min(1.0),
     }
 }
 
@@ -147,6 +156,8 @@ mod tests {
         let half = Z * (0.125_f64 / 3.0 / 4.0).sqrt();
         near(interval(&scores).low, 0.5 - half);
         near(interval(&scores).high, 0.5 + half);
+        let one = interval(&[0.5]);
+        assert!(one.low < 0.1 && one.high > 0.9, "{one:?}");
     }
 
     #[test]

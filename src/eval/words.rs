@@ -25,7 +25,9 @@ pub(super) fn last_number(text: &str) -> Option<f64> {
     let number = |c: char| c.is_ascii_digit() || matches!(c, '.' | ',' | '-' | 'e' | 'E' | '+');
     let mut parts = text.split(|c: char| !number(c)).rev();
     parts.find_map(|part| {
-        let part = part.trim_end_matches(['.', ',']).replace(',', "");
+        // Signs and an exponent without digits belong to what comes behind.
+        let part = part.trim_end_matches(['.', ',', 'e', 'E', '+', '-']);
+        let part = part.replace(',', "");
         part.parse::<f64>().ok().filter(|value| value.is_finite())
     })
 }

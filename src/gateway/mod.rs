@@ -15,13 +15,13 @@ pub use answer::Answer;
 pub use nearest::Vectors;
 
 use crate::metering::{self, Admission, Flight, Meter, Metering};
-use crate::router::{self, Router};
+use crate::router::{self, Router, Speech};
 use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Paying, Plan,
-    RequestId, Store, Tokenize, Tokenized, Usage,
+    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Organisation, Paying,
+    Plan, RequestId, Store, Tokenize, Tokenized, Usage,
 };
 use attempt::Attempt;
 use resume::Resuming;
@@ -300,9 +300,22 @@ impl Gateway {
     /// Whether a key may ask for a model by this name.
     #[must_use]
     pub fn allows(&self, access: &Access, model: &str) -> bool {
-        let (id, name) = (access.caller.project.as_str(), &access.project_name);
         let is_named = access.allows(model) || access.allows(self.router.own_name(model));
-        is_named && self.router.is_open_to(model, [id, name])
+        // Other organisations' administrators call their projects what they like.
+        let is_ours = access.caller.organisation.as_str() == Organisation::DEFAULT;
+        let name = is_ours.then_some(access.project_name.as_str());
+        let id = access.caller.project.as_str();
+        is_named && self.router.is_open_to(model, id, name)
+    }
+
+    /// In what form the workers want a request of this key's. A model that it may not ask is as good as none.
+    #[must_use]
+    pub fn speech(&self, access: &Access, model: &str) -> Speech {
+        if self.allows(access, model) {
+            self.router.speech(model)
+        } else {
+            Speech::UNKNOWN
+        }
     }
 
     /// What the name means. To a key that may not ask a model, there is none of that name.

@@ -12,8 +12,10 @@ use crate::scheduler::Need;
 use crate::tenancy::Access;
 use crate::types::{Class, Embed, EmbedJob, Input, Kind, Nearest, Profile};
 
-/// As much of a text is looked at: MiniLM reads 256 tokens, and a character may be one.
-const MOST_CHARS: usize = 200;
+/// As much of a text is looked at: no byte is more than a token, and MiniLM reads 256 of those.
+const MOST_BYTES: usize = 240;
+/// Examples that are read in one request.
+const AT_ONCE: usize = 64;
 
 /// The vectors of verticals' examples, made when they are first needed.
 #[derive(Default)]
@@ -26,7 +28,7 @@ impl Gateway {
     /// The embedding model has no room, or failed.
     pub async fn nearest(
         &self,
-        access: &Access,
+        caller: (&Access, Class),
         model: &str,
         profile: &Profile,
         question: &str,
@@ -37,13 +39,17 @@ impl Gateway {
         // What the examples mean depends on nothing but the config, under whatever name it is asked.
         let name = self.router.own_name(model).to_owned();
         let cell = Arc::clone(self.vectors.0.entry(name).or_default().value());
-        let known = cell.get_or_try_init(|| {
-            let inputs = profile.examples.iter().map(|example| example.input.clone());
-            self.embedded(access, nearest, inputs.collect())
+        let known = cell.get_or_try_init(async || {
+            let mut vectors = Vec::with_capacity(profile.examples.len());
+            for examples in profile.examples.chunks(AT_ONCE) {
+                let inputs = examples.iter().map(|example| readable(&example.input));
+                vectors.extend(self.embedded(caller, nearest, inputs.collect()).await?);
+            }
+            Ok::<_, Error>(vectors)
         });
         let known = known.await?;
         let asked = self
-            .embedded(access, nearest, vec![question.to_owned()])
+            .embedded(caller, nearest, vec![readable(question)])
             .await?;
         let asked = asked.first().map_or(&[][..], Vec::as_slice);
         let mut order: Vec<_> = (0..known.len()).collect();
@@ -58,7 +64,7 @@ impl Gateway {
     /// the tenant's own turn, so that nobody else waits for them.
     async fn embedded(
         &self,
-        access: &Access,
+        (access, class): (&Access, Class),
         nearest: &Nearest,
         texts: Vec<String>,
     ) -> Result<Vec<Vec<f32>>, Error> {
@@ -68,7 +74,7 @@ impl Gateway {
         let tokens = texts.iter().map(|text| text.len() as u64 / 3 + 2).sum();
         let need = Need {
             tenant: access.caller.project.clone(),
-            class: access.class(None),
+            class,
             weight: access.weight(),
             answers: 1,
             prompt_tokens: tokens,
@@ -77,7 +83,7 @@ impl Gateway {
             avoid: Vec::new(),
         };
         let slot = self.scheduler.submit(&plan, need).await?;
-        let inputs = texts.into_iter().map(|text| Input::Text(readable(&text)));
+        let inputs = texts.into_iter().map(Input::Text);
         let job = EmbedJob {
             request: Arc::new(Embed {
                 inputs: inputs.collect(),
@@ -86,7 +92,8 @@ impl Gateway {
             model: Arc::clone(&plan.pool),
         };
         let embedded = slot.embed(job, Arc::default()).await;
-        Ok(embedded.map_err(metering::Error::Failed)?.vectors)
+        let vectors = embedded.map_err(metering::Error::Failed)?.vectors;
+        Ok(vectors.into_iter().map(unit).collect())
     }
 }
 
@@ -94,11 +101,20 @@ impl Gateway {
 fn readable(text: &str) -> String {
     match text.trim() {
         "" => ".".into(),
-        text => text.chars().take(MOST_CHARS).collect(),
+        text => text[..text.floor_char_boundary(MOST_BYTES)].to_owned(),
     }
 }
 
-/// Vectors have unit length, so that it is their cosine.
+/// Of length 1, as not every model makes them.
+fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = dot(&vector, &vector).sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|value| *value /= length);
+    }
+    vector
+}
+
+/// The cosine of vectors of length 1.
 fn dot(one: &[f32], other: &[f32]) -> f32 {
     one.iter().zip(other).map(|(one, other)| one * other).sum()
 }

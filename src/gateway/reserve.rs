@@ -98,11 +98,11 @@ fn prompt_tokens(prompt: &Prompt) -> u64 {
     match prompt {
         Prompt::Text(text) => text_tokens(text),
         Prompt::Tokens(ids) => ids.len() as u64,
-        Prompt::Chat(chat) => chat
-            .messages
-            .iter()
-            .map(|message| TOKENS_PER_TURN + text_tokens(&message.content))
-            .sum(),
+        Prompt::Chat(chat) => {
+            let turns = chat.messages.iter();
+            let turns = turns.map(|message| TOKENS_PER_TURN + text_tokens(&message.content));
+            turns.sum::<u64>() + text_tokens(chat.opening.as_deref().unwrap_or_default())
+        }
     }
 }
 

@@ -7,8 +7,10 @@ use super::{Ask, Gateway};
 use crate::metering::{Error, Meter};
 use crate::types::{Endpoint, Failure, Generate, Outcome, Plan, Resume};
 
-/// What would not be the same text: calls, other forms than text, and each token's own numbers.
-const CAN_NOT: [&str; 6] = [
+/// What would not be the same text: calls, other forms than text, each token's own numbers, and what goes on already.
+const CAN_NOT: [&str; 8] = [
+    "continue_final_message",
+    "echo",
     "tools",
     "functions",
     "response_format",

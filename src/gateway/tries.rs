@@ -247,6 +247,11 @@ impl Tries {
             self.fallbacks += 1;
             if let Ok(plan) = router.resolve(name, self.kind, self.need.class) {
                 self.plan = plan;
+                // It is asked in the vertical's words all the same.
+                if let Some(profile) = &self.asked.profile {
+                    let revision = format!("{}#{}", self.plan.revision, profile.revision());
+                    self.plan.revision = revision.into();
+                }
                 self.left = self.retries;
                 self.need.avoid.clear();
                 self.need.prefix.clear();

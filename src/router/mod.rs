@@ -36,6 +36,14 @@ pub struct Speech {
     pub relayed: bool,
 }
 
+impl Speech {
+    /// Of a model that there isn't.
+    pub const UNKNOWN: Self = Self {
+        decoded: true,
+        relayed: false,
+    };
+}
+
 /// The registry of models. Its names are the only ones that become labels.
 pub struct Router {
     models: BTreeMap<String, Served>,
@@ -107,15 +115,15 @@ impl Router {
         Ok(served.plan_at(Timestamp::now(), class))
     }
 
-    /// Whether a project, by its id or its name, may ask for a model. A name that nobody has is open to all.
+    /// Whether a project, by its id or by the name that the config may call it, may ask for a model. A model that there
+    /// isn't is open to all.
     #[must_use]
-    pub fn is_open_to(&self, model: &str, project: [&str; 2]) -> bool {
+    pub fn is_open_to(&self, model: &str, id: &str, name: Option<&str>) -> bool {
         let served = self.models.get(self.own_name(model));
         let projects = served.and_then(|served| served.projects.as_ref());
         projects.is_none_or(|projects| {
-            projects
-                .iter()
-                .any(|known| project.contains(&known.as_str()))
+            let is_it = |known: &String| known == id || name == Some(known.as_str());
+            projects.iter().any(is_it)
         })
     }
 
@@ -130,10 +138,7 @@ impl Router {
     #[must_use]
     pub fn speech(&self, model: &str) -> Speech {
         let Some(served) = self.models.get(self.own_name(model)) else {
-            return Speech {
-                decoded: true,
-                relayed: false,
-            };
+            return Speech::UNKNOWN;
         };
         let fallbacks = served.plan.fallbacks.iter();
         let all = fallbacks.filter_map(|name| self.models.get(name.as_str()));

@@ -3,6 +3,25 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+/// Fields that mean the same of a text as of a chat.
+const OF_TEXTS: [&str; 15] = [
+    "frequency_penalty",
+    "ignore_eos",
+    "logit_bias",
+    "max_tokens",
+    "min_p",
+    "min_tokens",
+    "n",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_p",
+    "user",
+];
+
 /// What a vertical says before its clients do, and what it fills in of their requests.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Profile {
@@ -40,6 +59,14 @@ pub struct Example {
 }
 
 impl Profile {
+    /// Whether a text can have all of it: it has no turns, and says of a request only what texts and chats are asked alike.
+    #[must_use]
+    pub fn is_of_texts(&self) -> bool {
+        let mut fields = self.defaults.keys().chain(self.locked.keys());
+        let alike = |field: &String| OF_TEXTS.contains(&field.as_str());
+        self.system.is_none() && self.examples.is_empty() && fields.all(alike)
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

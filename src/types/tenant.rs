@@ -16,6 +16,11 @@ pub struct Organisation {
     pub created: Timestamp,
 }
 
+impl Organisation {
+    /// The id of the one that every store has: the operator's own, where nobody cares for organisations.
+    pub const DEFAULT: &'static str = "org_default";
+}
+
 /// A tenant: what is used is served to a project, limited by it and billed to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Project {

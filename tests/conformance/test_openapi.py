@@ -31,6 +31,11 @@ headers = {{ Authorization = "Bearer {key}" }}
 request-timeout = 60
 hooks = "{hooks}"
 
+# An empty list is nothing at all in a form.
+[[operations]]
+include-path-regex = "/(files|parts)$"
+checks.negative_data_rejection.enabled = false
+
 [[operations]]
 include-path-regex = "/organization/"
 headers = {{ Authorization = "Bearer {admin}" }}

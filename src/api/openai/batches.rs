@@ -12,7 +12,7 @@ use super::files::{found, no_such};
 use super::schemas;
 use super::uploads::ExpiresAfter;
 use crate::api::auth::Authenticated;
-use crate::api::body::Json;
+use crate::api::body::{Json, optional_object};
 use crate::api::error::ApiError;
 use crate::api::list::{List, PageParams, page};
 use crate::api::openapi::{Conflicts, IdempotencyKey, NoSuchThing, RepeatErrors};
@@ -45,6 +45,7 @@ pub(in crate::api) struct Create {
     /// 16 texts at most.
     #[schema(schema_with = schemas::metadata)]
     metadata: Option<Map<String, Value>>,
+    #[serde(default, deserialize_with = "optional_object")]
     output_expires_after: Option<ExpiresAfter>,
 }
 

@@ -9,7 +9,7 @@ use super::relay::{Peeked, peek};
 use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::tenancy::Access;
-use crate::types::{Endpoint, Example, Profile};
+use crate::types::{Class, Endpoint, Example, Profile};
 
 /// Fields that say the same.
 const SAME: [[&str; 2]; 4] = [
@@ -22,7 +22,7 @@ const SAME: [[&str; 2]; 4] = [
 /// The request as the vertical has it. A model that the key may not ask is left to be refused.
 pub(super) async fn profiled(
     api: &Api,
-    access: &Access,
+    (access, class): (&Access, Class),
     peeked: Peeked,
     endpoint: Endpoint,
 ) -> Result<Peeked, ApiError> {
@@ -31,10 +31,17 @@ pub(super) async fn profiled(
     let Some(profile) = profile.filter(|_| api.gateway.allows(access, model)) else {
         return Ok(peeked);
     };
-    let shown = match (&profile.nearest, endpoint) {
-        (Some(_), Endpoint::Chat) => {
+    if endpoint == Endpoint::Completions && !profile.is_of_texts() {
+        let message = "this model answers chats, and continues no texts";
+        return Err(ApiError::invalid(Some("model"), message));
+    }
+    let has_turns = peeked.values().any(|(name, _)| name == "messages");
+    let shown: Vec<_> = match &profile.nearest {
+        Some(_) if has_turns => {
             let question = question(&peeked);
-            let nearest = api.gateway.nearest(access, model, profile, &question);
+            let nearest = api
+                .gateway
+                .nearest((access, class), model, profile, &question);
             let nearest = nearest.await?.into_iter();
             nearest
                 .filter_map(|index| profile.examples.get(index))
@@ -128,6 +135,10 @@ fn conversation(messages: &str, profile: &Profile, shown: &[&Example]) -> Result
     };
     let mut rest: &[&RawValue] =
         &serde_json::from_str::<Vec<&RawValue>>(messages).map_err(wrong)?;
+    if rest.is_empty() {
+        let message = "messages must hold at least one";
+        return Err(ApiError::invalid(Some("messages"), message));
+    }
     let mut turns = Vec::with_capacity(rest.len() + 1 + 2 * shown.len());
     if let Some(system) = &profile.system {
         let mut content = json!(system);
@@ -136,7 +147,7 @@ fn conversation(messages: &str, profile: &Profile, shown: &[&Example]) -> Result
             && matches!(turn.role.as_deref(), Some("system" | "developer"))
             && let Some(own) = turn.content
         {
-            content = joined(system, own);
+            content = joined(system, own)?;
             rest = others;
         }
         turns.push(json!({"role": "system", "content": content}).to_string());
@@ -150,16 +161,18 @@ fn conversation(messages: &str, profile: &Profile, shown: &[&Example]) -> Result
 }
 
 /// A client's content is a text, or parts.
-fn joined(system: &str, own: Value) -> Value {
-    match own {
+fn joined(system: &str, own: Value) -> Result<Value, ApiError> {
+    Ok(match own {
         Value::String(own) => json!(format!("{system}\n\n{own}")),
         Value::Array(parts) => {
             let first = json!({"type": "text", "text": format!("{system}\n\n")});
             std::iter::once(first).chain(parts).collect()
         }
-        // It is the decoder's to refuse.
-        other => other,
-    }
+        other => {
+            let message = format!("messages[0].content can't be {other}");
+            return Err(ApiError::invalid(Some("messages[0].content"), &message));
+        }
+    })
 }
 
 #[cfg(test)]

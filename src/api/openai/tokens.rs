@@ -74,7 +74,7 @@ pub(in crate::api) async fn tokenize(
     let peeked = peek(bytes, None)?;
     let model = peeked.model.clone();
     // As it would be asked.
-    let peeked = profiled(&api, &access, peeked, Endpoint::Chat).await?;
+    let peeked = profiled(&api, (&access, access.class(None)), peeked, Endpoint::Chat).await?;
     let words: Map<String, Value> = peeked.decode()?;
     if field(&words, "add_generation_prompt")? == Some(false) {
         return Err(ApiError::unsupported("add_generation_prompt"));

@@ -17,7 +17,7 @@ use super::files::{
 use super::form::Form;
 use super::schemas;
 use crate::api::auth::Authenticated;
-use crate::api::body::Json;
+use crate::api::body::{Json, optional_object};
 use crate::api::error::ApiError;
 use crate::api::openapi::{IdempotencyKey, RepeatErrors};
 use crate::api::path::Path;
@@ -41,6 +41,7 @@ pub(in crate::api) struct Create {
     bytes: u64,
     #[schema(max_length = 256)]
     mime_type: String,
+    #[serde(default, deserialize_with = "optional_object")]
     expires_after: Option<ExpiresAfter>,
 }
 
@@ -133,23 +134,25 @@ pub(in crate::api) async fn create(
     Authenticated(access): Authenticated,
     Json(body): Json<Create>,
 ) -> Result<Answer<UploadObject>, ApiError> {
-    if body.bytes > api.files.max_bytes {
-        return Err(ApiError::file_too_large(api.files.max_bytes));
-    }
+    let filename = checked_filename(&body.filename)?;
+    let purpose = client_purpose(&body.purpose)?;
     if body.mime_type.len() > MAX_MIME_BYTES || body.mime_type.chars().any(char::is_control) {
         let message = "mime_type must have 256 bytes at most, and no control characters";
         return Err(ApiError::invalid(Some("mime_type"), message));
     }
     let keep_s = body.expires_after.as_ref().map(ExpiresAfter::keep_s);
     let keep_s = keep_s.transpose()?;
+    if body.bytes > api.files.max_bytes {
+        return Err(ApiError::file_too_large(api.files.max_bytes));
+    }
     let created = Timestamp::now();
     let upload = Upload {
         id: UploadId::mint(),
         file: StoredFile {
             id: FileId::mint(),
             project: access.caller.project.clone(),
-            filename: checked_filename(&body.filename)?,
-            purpose: client_purpose(&body.purpose)?,
+            filename,
+            purpose,
             bytes: body.bytes,
             created,
             expires: None,

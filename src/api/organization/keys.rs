@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::limit::LimitBody;
 use super::{admin, key, project};
 use crate::api::auth::Administrating;
-use crate::api::body::Json;
+use crate::api::body::{Json, object};
 use crate::api::error::ApiError;
 use crate::api::list::{List, PageParams, page};
 use crate::api::openapi::Conflicts;
@@ -80,7 +80,7 @@ pub(in crate::api) struct Create {
     pub(super) expires_in_seconds: Option<u32>,
     /// The models that it may ask; any, where it is null.
     models: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     limits: LimitBody,
 }
 

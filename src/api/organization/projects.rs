@@ -10,7 +10,7 @@ use super::limit::LimitBody;
 use super::{admin, checked_name, project};
 use crate::api::Shared;
 use crate::api::auth::Administrating;
-use crate::api::body::Json;
+use crate::api::body::{Json, object};
 use crate::api::error::ApiError;
 use crate::api::list::{List, PageParams, page};
 use crate::api::openapi::Conflicts;
@@ -52,7 +52,7 @@ pub(in crate::api) struct Create {
     #[schema(min_length = 1, max_length = 128)]
     name: String,
     /// Not OpenAI's: what it must keep to from its first request on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     limits: LimitBody,
 }
 

@@ -188,7 +188,7 @@ pub(super) fn group_by(
     query: &mut Query,
     known: &[(&str, Dimension)],
 ) -> Result<Vec<Dimension>, ApiError> {
-    let names = query.list("group_by");
+    let names = query.all("group_by");
     let dimension = |name: String| {
         let found = known.iter().find(|(known, _)| *known == name);
         found.map(|(_, dimension)| *dimension).ok_or_else(|| {

@@ -315,6 +315,7 @@ fn supported(request: &Generate) -> Result<&[Message], Failure> {
         }
     }
     match request.prompts.as_slice() {
+        [Prompt::Chat(chat)] if chat.opening.is_some() => Err(refuse("continue_final_message")),
         [Prompt::Chat(chat)]
             if chat.tools.functions.is_empty() || chat.tools.choice == ToolChoice::None =>
         {

@@ -9,6 +9,11 @@ use wide::f32x8;
 
 use crate::types::Sampling;
 
+/// Beyond every logit, and far from where sums of two become infinite.
+const LARGEST: f32 = 1e30;
+/// A temperature at which nothing is left but the likeliest.
+const COLD: f32 = 1e-6;
+
 /// Of how many likeliest tokens the nucleus is first sought, and by how much more each time it isn't there.
 const FIRST_NUCLEUS: usize = 256;
 const NUCLEUS_GROWTH: usize = 8;
@@ -97,6 +102,8 @@ impl Sampler {
             } else {
                 *logit *= self.settings.repetition_penalty;
             }
+            // A penalty next to nothing makes more of it than a number can say.
+            *logit = logit.clamp(-LARGEST, LARGEST);
             if *count > 0 {
                 #[expect(clippy::cast_precision_loss, reason = "no answer is 16 million tokens")]
                 let times = *count as f32;
@@ -115,7 +122,7 @@ impl Sampler {
 
     /// Whether the likeliest token is always taken.
     pub(super) fn is_greedy(&self) -> bool {
-        self.settings.temperature == 0.0
+        self.settings.temperature < COLD
     }
 
     /// The index of the chosen token; `None` where the logits are no numbers.
@@ -350,6 +357,42 @@ mod tests {
             choose(&mut sampler(greedy()), &[1.0, 3.0, 3.0, 2.0]),
             Some(1)
         );
+    }
+
+    #[test]
+    fn settings_at_their_ends_still_choose() {
+        let tiny = f32::from_bits(1);
+        let settings = [
+            Sampling {
+                repetition_penalty: tiny,
+                ..greedy()
+            },
+            Sampling {
+                repetition_penalty: tiny,
+                frequency_penalty: -2.0,
+                ..Sampling::default()
+            },
+            Sampling {
+                temperature: tiny,
+                ..Sampling::default()
+            },
+            Sampling {
+                top_p: tiny,
+                min_p: 1.0,
+                ..Sampling::default()
+            },
+        ];
+        for settings in settings {
+            let mut sampler = Sampler::new(&settings, 0, [0, 1, 2].into_iter());
+            sampler.accept(1);
+            let mut logits = vec![-3.0, 5.0, 4.0, f32::NEG_INFINITY];
+            sampler.adjust(&mut logits);
+            let chosen = choose(&mut sampler, &logits);
+            assert!(
+                chosen.is_some_and(|index| [1, 2].contains(&index)),
+                "{settings:?}: {chosen:?}"
+            );
+        }
     }
 
     #[test]

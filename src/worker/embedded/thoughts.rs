@@ -64,6 +64,16 @@ impl Thoughts {
         matches!(self.place, Place::Opened | Place::Within)
     }
 
+    /// Whether it isn't known yet if there are any.
+    pub(super) fn may_begin(&self) -> bool {
+        self.place == Place::Start
+    }
+
+    /// Whether what comes next is the answer's text.
+    pub(super) fn is_over(&self) -> bool {
+        self.place == Place::Text
+    }
+
     /// Takes more of the answer.
     pub(super) fn push(&mut self, more: &str) -> Split {
         self.held.push_str(more);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream;
+use tokio::sync::Semaphore;
 
 pub use child::run_child;
 pub(super) use probe::probe;
@@ -60,8 +61,12 @@ pub struct Isolated {
     name: String,
     capacity: usize,
     link: Arc<Link>,
+    /// Prompts that are taken apart or put together at once: they shall not take the places of answers.
+    tokenizing: Semaphore,
     _supervisor: Supervisor,
 }
+
+const TOKENIZING: usize = 4;
 
 impl Isolated {
     /// Starts the thread that starts the process.
@@ -80,6 +85,7 @@ impl Isolated {
             name,
             capacity,
             link,
+            tokenizing: Semaphore::new(TOKENIZING),
             _supervisor: supervisor,
         })
     }
@@ -121,6 +127,7 @@ impl Worker for Isolated {
     }
 
     async fn tokenize(&self, _: &str, ask: Tokenize) -> Result<Tokenized, Failure> {
+        let _turn = self.tokenizing.acquire().await;
         let mut call = self
             .link
             .open(Arc::default(), |id| Down::Tokenize { id, ask })?;
@@ -132,6 +139,7 @@ impl Worker for Isolated {
     }
 
     async fn detokenize(&self, _: &str, tokens: Vec<u32>) -> Result<String, Failure> {
+        let _turn = self.tokenizing.acquire().await;
         let mut call = self
             .link
             .open(Arc::default(), |id| Down::Detokenize { id, tokens })?;

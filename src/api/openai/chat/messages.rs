@@ -86,9 +86,14 @@ pub(super) fn opening(messages: &mut Vec<WireMessage>) -> Result<String, ApiErro
     let index = messages.len().saturating_sub(1);
     let last = messages.pop().map(|last| (last.role, last.decode(index)));
     match last {
-        Some((WireRole::Assistant, turn)) => Ok(turn?.content),
+        Some((WireRole::Assistant, turn))
+            if turn.as_ref().map_or(true, |turn| turn.calls.is_empty()) =>
+        {
+            Ok(turn?.content)
+        }
         _ => {
-            let message = "continue_final_message needs a last message of role 'assistant'";
+            let message =
+                "continue_final_message needs a last message of role 'assistant', without calls";
             Err(ApiError::invalid(Some("messages"), message))
         }
     }

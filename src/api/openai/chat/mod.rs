@@ -42,14 +42,22 @@ use crate::types::{Endpoint, Prompt};
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = match peek(bytes, asked.deployment()) {
-        Ok(peeked) => profiled(&api, asked.access(), peeked, Endpoint::Chat).await,
+        Ok(peeked) => {
+            profiled(
+                &api,
+                (asked.access(), asked.class(None)),
+                peeked,
+                Endpoint::Chat,
+            )
+            .await
+        }
         Err(error) => Err(error),
     };
     let peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),
     };
-    let speech = api.gateway.router.speech(&peeked.model);
+    let speech = api.gateway.speech(asked.access(), &peeked.model);
     let answer = if speech.decoded {
         decoded(&api, asked, &peeked, speech.relayed).await
     } else {

@@ -12,6 +12,7 @@ use super::answer::Manner;
 use super::messages::{WireMessage, conversation, opening};
 use super::tools::{self, WireCall, WireChoice, WireFunction, WireTool};
 use crate::api::asked::end_user;
+use crate::api::body::optional_object;
 use crate::api::error::ApiError;
 use crate::api::openai::sampling::{
     Stop, StreamOptions, Tier, WireSampling, choices, max_tokens, min_tokens, stops,
@@ -35,6 +36,7 @@ pub(in crate::api) struct Request {
     messages: Vec<WireMessage>,
     #[serde(default)]
     stream: Option<bool>,
+    #[serde(default, deserialize_with = "optional_object")]
     stream_options: Option<StreamOptions>,
     #[schema(minimum = 1, maximum = 128)]
     n: Option<u32>,
@@ -59,6 +61,7 @@ pub(in crate::api) struct Request {
     logprobs: Option<bool>,
     #[schema(maximum = 20)]
     top_logprobs: Option<u8>,
+    #[serde(default, deserialize_with = "optional_object")]
     response_format: Option<ResponseFormat>,
     #[schema(max_items = 128)]
     tools: Option<Vec<WireTool>>,
@@ -204,10 +207,13 @@ impl Request {
             call: self.function_call,
         };
         let tools = tools.decode()?;
+        let calls = matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_));
+        if opening.is_some() && (format != Format::Text || calls) {
+            let message = "an answer that is bound to a form begins with its first token";
+            return Err(ApiError::invalid(Some("continue_final_message"), message));
+        }
         // What is bound to a form from its first token on leaves no room for thoughts.
-        let bound = format != Format::Text
-            || opening.is_some()
-            || matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_));
+        let bound = format != Format::Text || opening.is_some() || calls;
         let thinking = match self.reasoning_effort {
             Some(effort) if effort != "none" && !bound => Thinking::Effort(effort),
             None if !bound => Thinking::Free,

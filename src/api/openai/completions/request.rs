@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::Schema;
 
 use super::prompt::Prompts;
+use crate::api::body::optional_object;
 use crate::api::error::ApiError;
 use crate::api::openai::sampling::{
     Stop, StreamOptions, WireSampling, choices, max_tokens, min_tokens, stops,
@@ -33,6 +34,7 @@ pub(in crate::api) struct Request {
     prompt: Prompts,
     #[serde(default)]
     stream: Option<bool>,
+    #[serde(default, deserialize_with = "optional_object")]
     stream_options: Option<StreamOptions>,
     #[schema(minimum = 1, maximum = 128)]
     n: Option<u32>,

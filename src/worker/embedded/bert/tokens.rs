@@ -138,8 +138,11 @@ impl Tokens {
     /// The text that tokens stand for, special ones included.
     ///
     /// # Errors
-    /// There is no such token.
+    /// There is no such token, or there are more than any text has.
     pub(super) fn text_of(&self, ids: &[u32]) -> Result<String, Failure> {
+        if ids.len() > self.max_tokens {
+            return Err(self.too_long(ids.len(), "tokens".into()));
+        }
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
             let message = format!("the model's vocabulary has no token {id}");
             return Err(invalid("tokens".into(), message));

@@ -136,8 +136,15 @@ impl Model {
     /// The text that tokens stand for, control tokens included.
     ///
     /// # Errors
-    /// There is no such token.
+    /// There is no such token, or there are more than any prompt has.
     pub(super) fn text_of(&self, ids: &[u32]) -> Result<String, Failure> {
+        if ids.len() > self.context_tokens as usize {
+            return Err(Failure::ContextLength {
+                context: self.context_tokens,
+                prompt: u32::try_from(ids.len()).unwrap_or(u32::MAX),
+                param: "tokens".into(),
+            });
+        }
         let mut bytes = Vec::new();
         for id in ids {
             let token = self.token(*id).map_err(|_| Failure::Invalid {

@@ -119,6 +119,8 @@ pub(super) struct Sequence {
     sampler: Sampler,
     constraint: Option<Constraint>,
     thoughts: Option<Thoughts>,
+    /// Of tokens that may be thoughts or the answer's.
+    undecided: Vec<TokenLogprob>,
     calls: Option<CallParser>,
     assembler: Assembler,
     lookup: Lookup,
@@ -204,6 +206,7 @@ impl Sequence {
             sampler: Sampler::new(&request.sampling, choice, ids),
             constraint: common.constraint.as_ref().map(Constraint::fresh),
             thoughts: common.thoughts.clone(),
+            undecided: Vec::new(),
             calls: common.calls.clone(),
             assembler: Assembler::new(request.stop.clone()),
             lookup: Lookup::default(),
@@ -459,11 +462,16 @@ impl Sequence {
         let Some(thoughts) = &mut self.thoughts else {
             return self.tell_text(text.to_owned(), logprobs);
         };
-        let thought_before = thoughts.is_thinking();
+        let was_text = thoughts.is_over();
         let split = thoughts.push(text);
         // They are of the answer's own tokens.
-        if thought_before || thoughts.is_thinking() {
+        if thoughts.may_begin() {
+            self.undecided.append(&mut logprobs);
+        } else if !thoughts.is_over() {
+            self.undecided.clear();
             logprobs.clear();
+        } else if !was_text {
+            logprobs.splice(0..0, self.undecided.drain(..));
         }
         self.send_thought(split.thought);
         self.tell_text(split.text, logprobs)
@@ -491,7 +499,8 @@ impl Sequence {
         let rest = self.thoughts.as_mut().map(Thoughts::finish);
         if let Some(rest) = rest {
             self.send_thought(rest.thought);
-            if self.tell_text(rest.text, Vec::new()) == Next::Leaves {
+            let undecided = std::mem::take(&mut self.undecided);
+            if self.tell_text(rest.text, undecided) == Next::Leaves {
                 return Next::Leaves;
             }
         }

@@ -368,7 +368,20 @@ fn what_a_model_thinks_is_told_apart_and_counted() {
             thought > 0 && thought < usage.completion_tokens,
             "{usage:?}"
         );
-        // The answer's own tokens, and those of the mark before it.
+        // Of the answer's own tokens alone.
+        let bytes = |tokens: &[crate::types::TokenLogprob]| {
+            let all: Vec<u8> = tokens
+                .iter()
+                .flat_map(|token| token.bytes.clone())
+                .collect();
+            String::from_utf8(all).unwrap()
+        };
+        assert!(
+            bytes(&read.tokens)
+                .trim_end()
+                .ends_with(read.text.trim_end())
+        );
+        assert!(!bytes(&read.tokens).contains("think>"), "{read:?}");
         assert!(read.tokens.len() < plain.tokens.len());
         let last = read.tokens.last().unwrap();
         assert_eq!(last.id, plain.tokens.last().unwrap().id);
