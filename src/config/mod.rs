@@ -327,6 +327,20 @@ mod tests {
                 "none.jsonl",
             ),
             (
+                format!(
+                    "{WORKER}[[model]]\nname = \"a\"\nbase = \"m\"\nfallbacks = [\"b\"]
+                     [[model]]\nname = \"b\"\nbase = \"m\"\nprojects = [\"x\"]\n"
+                ),
+                "falls back",
+            ),
+            (
+                format!(
+                    "{WORKER}[[worker]]\nname = \"v\"\nengine = \"bert\"\nmodel = \"v\"
+                     [[model]]\nname = \"v\"\nlocked = {{ dimensions = 8 }}\n"
+                ),
+                "embedding model",
+            ),
+            (
                 format!("{WORKER}[[model]]\nname = \"m\"\nlocked = {{ messages = [] }}\n"),
                 "messages is the client's own",
             ),

@@ -108,6 +108,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_text_has_no_turns_and_no_fields_of_chats() {
+        let locked = |name: &str| Profile {
+            locked: Map::from_iter([(name.to_owned(), Value::from(1))]),
+            ..Profile::default()
+        };
+        assert!(locked("temperature").is_of_texts());
+        for field in [
+            "response_format",
+            "max_completion_tokens",
+            "logprobs",
+            "tools",
+        ] {
+            assert!(!locked(field).is_of_texts(), "{field}");
+        }
+        let system = Some("Be kind.".into());
+        assert!(
+            !Profile {
+                system,
+                ..Profile::default()
+            }
+            .is_of_texts()
+        );
+    }
+
+    #[test]
     fn another_content_is_another_revision() {
         let profile = Profile {
             system: Some("Be short.".into()),

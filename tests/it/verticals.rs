@@ -85,6 +85,10 @@ async fn a_vertical_speaks_first_fills_in_and_locks() {
                 })
         );
     }
+    // What it says has no place before a bare text.
+    let text = json!({"model": "short", "prompt": "Left?"});
+    let error = server.refused("/v1/completions", &text, 400).await;
+    assert_eq!(error["param"], "model", "{error}");
     // Its tokens are those of all that is said; and a client's own limit goes before the default.
     let told = json!({"model": "short", "messages": [question]});
     let told: Value = server

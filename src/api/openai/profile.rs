@@ -253,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn a_client_can_not_take_the_profiles_words_away() {
+        let profile = Profile {
+            system: Some("Be kind.".into()),
+            ..Profile::default()
+        };
+        for messages in [
+            json!([]),
+            json!([{"role": "system", "content": true}]),
+            json!([{"role": "developer", "content": {"a": 1}}, {"role": "user", "content": "x"}]),
+        ] {
+            let body = json!({"model": "m", "messages": messages});
+            let peeked = peek(Bytes::from(body.to_string()), None).ok().unwrap();
+            let error = applied(&peeked, &profile, &[], Endpoint::Chat).err();
+            assert!(error.is_some_and(|error| error.status == 400), "{body}");
+        }
+    }
+
+    #[test]
     fn what_is_no_conversation_is_refused_by_name() {
         let profile = profile(json!({}), json!({"n": 1}));
         let peeked = peek(

@@ -432,6 +432,46 @@ fn conversations_that_make_no_sense_are_named() {
 }
 
 #[test]
+fn an_answer_goes_on_from_a_turn_that_is_a_text_and_bound_to_nothing() {
+    let turns = |last: Value| json!([{"role": "user", "content": "x"}, last]);
+    let said = turns(json!({"role": "assistant", "content": "One,"}));
+    let goes_on = |messages: &Value| json!({"messages": messages, "continue_final_message": true, "echo": true});
+    let request = good(goes_on(&said));
+    assert!(request.echo);
+    let told = chat(goes_on(&said));
+    assert_eq!(
+        (told.opening.as_deref(), told.messages.len()),
+        (Some("One,"), 1)
+    );
+    assert!(
+        !good(json!({"echo": true})).echo,
+        "there is nothing to repeat"
+    );
+    let with = |name: &str, value: Value| {
+        let mut fields = goes_on(&said);
+        fields[name] = value;
+        fields
+    };
+    let called = json!({"role": "assistant", "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "clock", "arguments": "{}"}},
+    ]});
+    let mut forced = with("tools", json!([function("clock")]));
+    forced["tool_choice"] = "required".into();
+    refused(vec![
+        (
+            goes_on(&turns(json!({"role": "user", "content": "y"}))),
+            "messages",
+        ),
+        (goes_on(&turns(called)), "messages"),
+        (
+            with("response_format", json!({"type": "json_object"})),
+            "continue_final_message",
+        ),
+        (forced, "continue_final_message"),
+    ]);
+}
+
+#[test]
 fn an_answer_that_is_bound_to_a_form_has_no_thoughts_before_it() {
     let tools = json!([function("clock")]);
     let schema = json!({"name": "s", "schema": {"type": "object"}});
