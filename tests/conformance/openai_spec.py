@@ -13,6 +13,25 @@ DIFFERENCES = [
     ),
     *(
         (
+            f"components/schemas/Batch/properties/{name}",
+            {"type": [kind, "null"]},
+            "what a batch has not come to is null, as in OpenAI's own example of the object",
+        )
+        for name, kind in (
+            ("in_progress_at", "integer"),
+            ("finalizing_at", "integer"),
+            ("completed_at", "integer"),
+            ("failed_at", "integer"),
+            ("expired_at", "integer"),
+            ("cancelling_at", "integer"),
+            ("cancelled_at", "integer"),
+            ("output_file_id", "string"),
+            ("error_file_id", "string"),
+            ("errors", "object"),
+        )
+    ),
+    *(
+        (
             f"components/schemas/ProjectRateLimit/properties/{name}",
             {"type": [kind, "null"]},
             "a limit that nobody has set is none, and that of all models together is of no model",
