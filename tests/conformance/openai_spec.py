@@ -7,7 +7,7 @@ import re
 NULLABLE = {"type": ["string", "null"]}
 DIFFERENCES = [
     *(
-        (f"components/schemas/{name}/properties/{end}", NULLABLE, "an empty list has no first and no last entry: null, as OpenAI's own server says")
+        (f"components/schemas/{name}/properties/{end}", NULLABLE, "an empty list has no first and no last entry")
         for name in ("ListFilesResponse", "ListBatchesResponse")
         for end in ("first_id", "last_id")
     ),
@@ -57,7 +57,7 @@ DIFFERENCES = [
     (
         "paths/~1files~1{file_id}~1content/get/responses/200/content",
         {"application/octet-stream": {}},
-        "bytes are no JSON string, and OpenAI's own server sends them as bytes",
+        "bytes are no JSON string, and OpenAI's own SDKs read them as bytes",
     ),
     (
         "components/schemas/AuditLogActor/properties/type",
