@@ -114,3 +114,45 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiEr
     })?;
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    struct Inner {
+        a: Option<u32>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Outer {
+        #[serde(default, deserialize_with = "object")]
+        must: Inner,
+        #[serde(default, deserialize_with = "optional_object")]
+        may: Option<Inner>,
+    }
+
+    #[test]
+    fn a_list_of_values_is_no_object() {
+        let read = |text: &'static str| decode::<Outer>(text.as_bytes());
+        let good = read(r#"{"must": {"a": 1}, "may": {"a": 2}}"#).ok().unwrap();
+        assert_eq!(
+            (good.must, good.may),
+            (Inner { a: Some(1) }, Some(Inner { a: Some(2) }))
+        );
+        let bare = read(r#"{"may": null}"#).ok().unwrap();
+        assert_eq!((bare.must, bare.may), (Inner::default(), None));
+        for (text, param) in [
+            (r#"{"must": [1]}"#, "must"),
+            (r#"{"may": [2]}"#, "may"),
+            (r#"{"must": {"a": "x"}}"#, "must.a"),
+            (r#"{"may": {"a": "x"}}"#, "may.a"),
+        ] {
+            let error = read(text).err().unwrap().event();
+            assert!(
+                error.contains(&format!("\"param\":\"{param}\"")),
+                "{text}: {error}"
+            );
+        }
+    }
+}

@@ -28,15 +28,12 @@ impl Task {
                 };
                 choices.iter().map(scored).collect()
             }
-            Scorer::ToolCall { tools } => {
+            scorer => {
                 let mut body = body(json!([question]));
                 body["max_tokens"] = self.max_tokens.into();
-                body["tools"] = json!(tools);
-                vec![body]
-            }
-            _ => {
-                let mut body = body(json!([question]));
-                body["max_tokens"] = self.max_tokens.into();
+                if let Scorer::ToolCall { tools } = scorer {
+                    body["tools"] = json!(tools);
+                }
                 vec![body]
             }
         }

@@ -1,14 +1,16 @@
 //! Engines in processes of their own, and weights that llama.cpp dies of.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use futures_util::future;
 use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
-use crate::harness::{CHAT, EMBEDDINGS, Joined, Server, chat, quickstart_with};
+use crate::harness::{CHAT, EMBEDDINGS, Joined, Server, chat, forebay, quickstart_with};
 use crate::layout::{models, wait_until_failed};
 
 const READY: Duration = Duration::from_secs(60);
@@ -287,4 +289,24 @@ async fn weights_that_load_are_tried_once() {
     assert_eq!(first.len(), 1);
     drop(Server::start_on(config(), &settings).await);
     assert_eq!(marks(), first);
+}
+
+#[tokio::test]
+async fn a_worker_whose_parent_is_gone_before_its_first_word_ends() {
+    let (own, parents) = UnixStream::pair().unwrap();
+    drop(parents);
+    let mut worker = forebay()
+        .arg("worker")
+        .stdin(Stdio::from(OwnedFd::from(own)))
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while worker.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            worker.kill().unwrap();
+            panic!("it waits for a parent that there isn't");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(worker.wait().unwrap().success());
 }

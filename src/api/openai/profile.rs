@@ -1,12 +1,14 @@
 //! What a vertical adds to a request, in the request's own words: so it holds for engines in this process and for remote
 //! workers alike, for every field there is.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::relay::{Peeked, peek};
 use crate::api::Api;
+use crate::api::asked::Asked;
 use crate::api::error::ApiError;
 use crate::tenancy::Access;
 use crate::types::{Class, Endpoint, Example, Profile};
@@ -19,8 +21,19 @@ const SAME: [[&str; 2]; 4] = [
     ["safety_identifier", "user"],
 ];
 
-/// The request as the vertical has it. A model that the key may not ask is left to be refused.
+/// A request as it came, with what the vertical has to add.
 pub(super) async fn profiled(
+    api: &Api,
+    asked: &Asked,
+    body: Bytes,
+    endpoint: Endpoint,
+) -> Result<Peeked, ApiError> {
+    let peeked = peek(body, asked.deployment())?;
+    with_profile(api, (asked.access(), asked.class(None)), peeked, endpoint).await
+}
+
+/// The request as the vertical has it. A model that the key may not ask is left to be refused.
+pub(super) async fn with_profile(
     api: &Api,
     (access, class): (&Access, Class),
     peeked: Peeked,
@@ -177,7 +190,6 @@ fn joined(system: &str, own: Value) -> Result<Value, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use serde_json::Map;
 
     use super::*;

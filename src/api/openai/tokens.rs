@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::chat;
-use super::profile::profiled;
+use super::profile::with_profile;
 use super::relay::peek;
 use crate::api::Shared;
 use crate::api::auth::Authenticated;
@@ -74,7 +74,7 @@ pub(in crate::api) async fn tokenize(
     let peeked = peek(bytes, None)?;
     let model = peeked.model.clone();
     // As it would be asked.
-    let peeked = profiled(&api, (&access, access.class(None)), peeked, Endpoint::Chat).await?;
+    let peeked = with_profile(&api, (&access, access.class(None)), peeked, Endpoint::Chat).await?;
     let words: Map<String, Value> = peeked.decode()?;
     if field(&words, "add_generation_prompt")? == Some(false) {
         return Err(ApiError::unsupported("add_generation_prompt"));

@@ -43,7 +43,8 @@ pub async fn run_child() -> Result<(), Error> {
             Outbox(outbox).send(&Up::Health(health)).await?;
         }
         Some(_) => return Err(Error::Order),
-        None => {}
+        // The parent is gone before its first word: with the last way to the writer the writer ends.
+        None => drop(outbox),
     }
     // The last words go out, unless the parent is gone.
     let _gone = writer.await;

@@ -14,7 +14,7 @@ use self::request::Request;
 use super::answer::{streamed, whole, with_headers};
 use super::fingerprint;
 use super::profile::profiled;
-use super::relay::{self, Peeked, peek};
+use super::relay::{self, Peeked};
 use super::sampling::Tier;
 use crate::api::asked::Asked;
 use crate::api::body::Raw;
@@ -41,18 +41,7 @@ use crate::types::{Endpoint, Prompt};
     ),
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
-    let peeked = match peek(bytes, asked.deployment()) {
-        Ok(peeked) => {
-            profiled(
-                &api,
-                (asked.access(), asked.class(None)),
-                peeked,
-                Endpoint::Chat,
-            )
-            .await
-        }
-        Err(error) => Err(error),
-    };
+    let peeked = profiled(&api, &asked, bytes, Endpoint::Chat).await;
     let peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),

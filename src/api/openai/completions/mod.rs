@@ -15,7 +15,7 @@ use super::answer::{streamed, whole, with_headers};
 use super::chat::observed;
 use super::fingerprint;
 use super::profile::profiled;
-use super::relay::{self, Peeked, peek};
+use super::relay::{self, Peeked};
 use crate::api::Api;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
@@ -41,18 +41,7 @@ use crate::types::Endpoint;
     ),
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
-    let peeked = match peek(bytes, asked.deployment()) {
-        Ok(peeked) => {
-            profiled(
-                &api,
-                (asked.access(), asked.class(None)),
-                peeked,
-                Endpoint::Completions,
-            )
-            .await
-        }
-        Err(error) => Err(error),
-    };
+    let peeked = profiled(&api, &asked, bytes, Endpoint::Completions).await;
     let peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
