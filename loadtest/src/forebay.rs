@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use hyper::StatusCode;
+use loadtest::ports;
 use tokio::process::Command;
 
 use crate::{
     client::Client,
-    process::{Process, Scratch, free_port},
+    process::{Process, Scratch},
     target::LoopbackUrl,
 };
 
@@ -52,8 +53,8 @@ impl Server {
         settings: &Settings<'_>,
         scratch: &Scratch,
     ) -> Result<Self> {
-        let listen = format!("127.0.0.1:{}", free_port()?);
-        let metrics = format!("127.0.0.1:{}", free_port()?);
+        let listen = format!("127.0.0.1:{}", ports::free()?);
+        let metrics = format!("127.0.0.1:{}", ports::free()?);
         let (config, store) = (scratch.file("forebay.toml"), scratch.file("forebay.db"));
         std::fs::write(&config, text(settings))?;
         let commands = Commands {

@@ -5,10 +5,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use loadtest::ports;
 use tokio::process::Command;
 
 use crate::client::Client;
-use crate::process::{Process, Scratch, free_port};
+use crate::process::{Process, Scratch};
 use crate::target::LoopbackUrl;
 
 /// How long it may take until it is ready.
@@ -29,7 +30,7 @@ impl Gateway {
         rest: &str,
         scratch: &Scratch,
     ) -> Result<Self> {
-        let (port, metrics) = (free_port()?, free_port()?);
+        let (port, metrics) = (ports::free()?, ports::free()?);
         let config = scratch.file(&format!("{name}.toml"));
         let store = scratch.file(&format!("{name}.db"));
         let text = format!(

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::Stdio,
 };
@@ -83,11 +82,4 @@ impl Process {
             .await
             .with_context(|| format!("can't end {}", self.name))
     }
-}
-
-/// A port that is free now. Somebody may take it before the server does: then the start fails.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import ssl
 import subprocess
@@ -26,11 +27,18 @@ def binary() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    # All are held at once, so that no two are the same.
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    # None that the system gives to outgoing connections, as `loadtest::ports` has it: one of those could take it before
+    # the server does.
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = []
+    while len(ports) < count:
+        port = random.randrange(10_000, end)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 

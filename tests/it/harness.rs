@@ -1,10 +1,10 @@
 //! A running server with a store of its own, and its command line beside it.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use loadtest::ports;
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -71,7 +71,7 @@ impl Server {
 
     /// Starts the process on the store that is there, and waits until it is ready.
     async fn run(&mut self) {
-        let (port, metrics_port) = (free_port(), free_port());
+        let (port, metrics_port) = (ports::free().unwrap(), ports::free().unwrap());
         self.url = format!("http://127.0.0.1:{port}");
         self.metrics_url = format!("http://127.0.0.1:{metrics_port}");
         let log = std::fs::File::create(self.folder.path().join("forebay.log")).unwrap();
@@ -300,14 +300,6 @@ pub(crate) fn root() -> &'static Path {
 /// Stands in the place of a server that isn't started yet.
 fn sleeper() -> Child {
     Command::new("true").spawn().unwrap()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// A config made of the quickstart's, with one text in the place of another.

@@ -55,11 +55,7 @@ async fn a_real_prometheus_scrapes_while_requests_run() {
         "global: {{scrape_interval: 200ms}}\nscrape_configs:\n  - job_name: forebay\n    static_configs: [{{targets: [\"{target}\"]}}]\n"
     );
     std::fs::write(&config, scrape).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = loadtest::ports::free().unwrap();
     let _prometheus = Prometheus(
         Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))

@@ -1,7 +1,6 @@
 //! A PostgreSQL of the tests' own, made by `initdb` in a temporary folder. It never touches the machine's.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -46,11 +45,7 @@ impl Cluster {
             // PostgreSQL refuses to run as root.
             run(Command::new("chown").arg("postgres").arg(&folder));
         }
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = loadtest::ports::free().unwrap();
         run(as_postgres(&programs.join("initdb"))
             .args([
                 "--username=forebay",

@@ -4,11 +4,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use loadtest::ports;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::gateway::Gateway;
-use crate::process::{Process, Scratch, free_port};
+use crate::process::{Process, Scratch};
 
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,7 +59,7 @@ impl Servers {
     ) -> Result<Self> {
         let upstream = match upstream_port {
             Some(port) => port,
-            None => free_port()?,
+            None => ports::free()?,
         };
         let mut servers = Self {
             targets: Vec::new(),
@@ -69,7 +70,7 @@ impl Servers {
         servers
             .add("direct", upstream, "none", command, scratch)
             .await?;
-        let port = free_port()?;
+        let port = ports::free()?;
         let command = nginx_command(nginx, port, upstream, scratch)?;
         servers.add("nginx", port, "none", command, scratch).await?;
         for (name, durability) in [("forebay", "process"), ("forebay-power", "power")] {
