@@ -37,6 +37,7 @@ fn flown() -> Flown {
         end_user: None,
         model: "m".into(),
         revision: "r".into(),
+        route: None,
         worker: "w".into(),
         endpoint: Endpoint::Chat,
         class: Class::Standard,

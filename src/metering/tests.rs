@@ -145,6 +145,7 @@ fn flight(metering: &Metering) -> Flight {
         end_user: None,
         model: "m".into(),
         revision: "r".into(),
+        route: None,
         worker: "w".into(),
         endpoint: Endpoint::Chat,
         class: Class::Standard,

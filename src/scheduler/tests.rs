@@ -68,6 +68,7 @@ fn plan() -> Plan {
         model: "m".into(),
         revision: "m".into(),
         pool: "pool".into(),
+        sent: "pool".into(),
         adapter: None,
         profile: None,
         resume: false,

@@ -139,6 +139,7 @@ fn flown_by(project: &str, key: &str, model: &str) -> Arc<Flown> {
         end_user: Some("ada".into()),
         model: model.into(),
         revision: "r".into(),
+        route: None,
         worker: "w".into(),
         endpoint: Endpoint::Chat,
         class: Class::Standard,

@@ -22,6 +22,9 @@ pub struct Flown {
     pub model: Arc<str>,
     /// What that name meant at the time.
     pub revision: Arc<str>,
+    /// Why it came to this model, where it asked for `auto`.
+    #[serde(default)]
+    pub route: Option<Arc<str>>,
     /// The worker that runs it.
     pub worker: Arc<str>,
     /// The door it came in by.

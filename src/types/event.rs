@@ -74,6 +74,8 @@ pub enum Finish {
     Length,
     /// It calls functions, and waits for what they give.
     ToolCalls,
+    /// A rule of the vertical refuses what comes next.
+    ContentFilter,
 }
 
 impl Finish {
@@ -84,6 +86,7 @@ impl Finish {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
+            Self::ContentFilter => "content_filter",
         }
     }
 }

@@ -24,7 +24,9 @@ mod progress;
 mod relay;
 mod replay;
 mod replica;
+mod revision;
 mod tenant;
+mod thoughts;
 mod tokens;
 mod tool_format;
 mod usage;
@@ -51,17 +53,21 @@ pub use limits::{LimitSet, Limits, Scope};
 pub use money::{Money, Price, Tariff};
 pub use notice::{Notice, Sent};
 pub use paying::Paying;
-pub use plan::{Endpoint, Kind, Plan};
+pub use plan::{AUTO, Endpoint, Kind, Plan};
 pub use ports::{
     Claim, Counted, InvoiceStore, KeysOf, Ledger, LedgerBatch, Outbox, Page, Recovered, Release,
     Reserved, Slice, SliceId, SliceWish, Spender, Spent, Store, StoreError, TenantStore,
 };
-pub use profile::{Example, Nearest, Profile};
+pub use profile::{Example, Nearest, Profile, Reasoning};
 pub use progress::{Count, Progress};
 pub use relay::{Field, Relay};
 pub use replay::{Repeatable, Repeated, Replay, ReplayStore};
 pub use replica::{Membership, Replica};
+pub use revision::{
+    Definition, Evaluation, EvaluationQuery, ModelStore, Serving, Share, StoredRevision,
+};
 pub use tenant::{Act, Actor, ApiKey, AuditRow, Holder, Organisation, Project, SecretHash};
+pub use thoughts::{Split, Thoughts};
 pub use tokens::{Tokenize, Tokenized};
 pub use tool_format::ToolFormat;
 pub use usage::{ChargeRow, Dimension, Usage, UsageQuery, UsageRow};

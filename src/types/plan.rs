@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Adapter, Price, Profile};
 
+/// The name by which a client leaves it to the gateway which model answers.
+pub const AUTO: &str = "auto";
+
 /// What a model can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,6 +73,8 @@ pub struct Plan {
     pub pool: Arc<str>,
     /// The adapter over the workers' weights, where the model has one.
     pub adapter: Option<Arc<Adapter>>,
+    /// What workers are asked for: the pool's own name, or that of an adapter which remote workers have loaded.
+    pub sent: Arc<str>,
     /// What it says before its clients do.
     pub profile: Option<Arc<Profile>>,
     /// What it costs.

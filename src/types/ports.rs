@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::{
     Act, Actor, ApiKey, AuditRow, BatchStore, Charge, ChargeRow, Checkpoint, FileStore, Holder,
-    Invoice, KeyId, LimitSet, Money, Notice, Organisation, OrganisationId, Period, Project,
-    ProjectId, ReplayStore, Replica, ReplicaId, RequestId, Scope, SecretHash, Sent, Usage,
+    Invoice, KeyId, LimitSet, ModelStore, Money, Notice, Organisation, OrganisationId, Period,
+    Project, ProjectId, ReplayStore, Replica, ReplicaId, RequestId, Scope, SecretHash, Sent, Usage,
     UsageQuery, UsageRow,
 };
 
@@ -335,7 +335,7 @@ pub trait Outbox: Send + Sync {
 /// Everything that is kept, in one database.
 #[async_trait]
 pub trait Store:
-    TenantStore + Ledger + InvoiceStore + Outbox + FileStore + BatchStore + ReplayStore
+    TenantStore + Ledger + InvoiceStore + Outbox + FileStore + BatchStore + ReplayStore + ModelStore
 {
     /// Claims the store for a process that serves from it.
     ///

@@ -1,6 +1,4 @@
-use std::fmt::Write;
-
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Fields that mean the same of a text as of a chat.
@@ -23,7 +21,8 @@ const OF_TEXTS: [&str; 15] = [
 ];
 
 /// What a vertical says before its clients do, and what it fills in of their requests.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Profile {
     /// Goes before whatever the client's own system message says.
     pub system: Option<String>,
@@ -35,10 +34,23 @@ pub struct Profile {
     pub defaults: Map<String, Value>,
     /// Fields of a request, whatever clients say.
     pub locked: Map<String, Value>,
+    /// How it is to think before it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<Reasoning>,
+}
+
+/// How a model that wasn't made to think thinks before it answers (arXiv 2201.11903).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reasoning {
+    /// What it is told, behind its orders.
+    pub prompt: String,
+    /// What it writes between its thoughts and its answer; neither of them has it.
+    pub until: String,
 }
 
 /// The examples that are nearest to what is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nearest {
     /// How many.
@@ -48,7 +60,7 @@ pub struct Nearest {
 }
 
 /// A question as it should be answered: learning in context (arXiv 2005.14165).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
     /// What a user says.
@@ -64,42 +76,26 @@ impl Profile {
     pub fn is_of_texts(&self) -> bool {
         let mut fields = self.defaults.keys().chain(self.locked.keys());
         let alike = |field: &String| OF_TEXTS.contains(&field.as_str());
-        self.system.is_none() && self.examples.is_empty() && fields.all(alike)
+        self.orders().is_none() && self.examples.is_empty() && fields.all(alike)
+    }
+
+    /// What goes before the client's own orders.
+    #[must_use]
+    pub fn orders(&self) -> Option<String> {
+        let reasoning = self.reasoning.as_ref().map(|one| one.prompt.as_str());
+        let all: Vec<_> = self
+            .system
+            .as_deref()
+            .into_iter()
+            .chain(reasoning)
+            .collect();
+        (!all.is_empty()).then(|| all.join("\n\n"))
     }
 
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    /// A name for its content: another one where anything in it is another.
-    #[must_use]
-    pub fn revision(&self) -> String {
-        let mut hash = crc32fast::Hasher::new();
-        let mut add = |text: &str| {
-            hash.update(&(text.len() as u64).to_le_bytes());
-            hash.update(text.as_bytes());
-        };
-        add(self.system.as_deref().unwrap_or_default());
-        for example in &self.examples {
-            add(&example.input);
-            add(&example.output);
-        }
-        if let Some(nearest) = &self.nearest {
-            add(&format!("{} {}", nearest.count, nearest.embedding));
-        }
-        for fields in [&self.defaults, &self.locked] {
-            add("fields");
-            for (name, value) in fields {
-                add(name);
-                add(&value.to_string());
-            }
-        }
-        let mut name = String::new();
-        // Writing to a String can't fail.
-        let _infallible = write!(name, "{:08x}", hash.finalize());
-        name
     }
 }
 
@@ -130,42 +126,5 @@ mod tests {
             }
             .is_of_texts()
         );
-    }
-
-    #[test]
-    fn another_content_is_another_revision() {
-        let profile = Profile {
-            system: Some("Be short.".into()),
-            examples: vec![Example {
-                input: "a".into(),
-                output: "b".into(),
-            }],
-            ..Profile::default()
-        };
-        let mut others = vec![Profile::default(), profile.clone()];
-        others[1].system = Some("Be short".into());
-        others.push(Profile {
-            examples: vec![Example {
-                input: "ab".into(),
-                output: String::new(),
-            }],
-            ..profile.clone()
-        });
-        for name in ["defaults", "locked"] {
-            let fields = Map::from_iter([("temperature".to_owned(), Value::from(0))]);
-            let mut other = profile.clone();
-            *if name == "locked" {
-                &mut other.locked
-            } else {
-                &mut other.defaults
-            } = fields;
-            others.push(other);
-        }
-        let mut names: Vec<_> = others.iter().map(Profile::revision).collect();
-        assert!(!names.contains(&profile.revision()));
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), others.len());
-        assert_eq!(profile.revision(), profile.clone().revision());
     }
 }

@@ -1,6 +1,6 @@
 use jiff::Timestamp;
 
-use super::{KeyId, LimitSet, Limits, OrganisationId, ProjectId};
+use super::{KeyId, LimitSet, Limits, OrganisationId, ProjectId, Serving};
 
 /// The SHA-256 of a key's secret: all that is ever stored of it.
 pub type SecretHash = [u8; 32];
@@ -119,6 +119,13 @@ pub enum Act {
     },
     /// Limits in the place of those that stood for this scope and model.
     SetLimits(LimitSet),
+    /// Other revisions of a model serve.
+    Serve {
+        /// Its name in the audit log.
+        event: &'static str,
+        /// What serves from now on, if its version is one more than that which stands.
+        next: Serving,
+    },
 }
 
 impl Act {
@@ -134,6 +141,7 @@ impl Act {
             Self::RevokeKey(_) => "api_key.deleted",
             Self::RotateKey { .. } => "api_key.rotated",
             Self::SetLimits(_) => "rate_limit.updated",
+            Self::Serve { event, .. } => event,
         }
     }
 
@@ -147,6 +155,7 @@ impl Act {
             Self::CreateKey { key, .. } => key.id.as_str(),
             Self::RevokeKey(key) | Self::RotateKey { old: key, .. } => key.as_str(),
             Self::SetLimits(set) => &set.id,
+            Self::Serve { next, .. } => &next.model,
         }
     }
 
@@ -170,6 +179,9 @@ impl Act {
             }
             Self::SetLimits(set) => json!({
                 "scope": set.scope.as_str(), "model": set.model, "limits": set.limits,
+            }),
+            Self::Serve { next, .. } => json!({
+                "revision": next.revision, "previous": next.previous, "canary": next.canary, "shadow": next.shadow,
             }),
         }
     }

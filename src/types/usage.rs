@@ -159,4 +159,6 @@ pub struct ChargeRow {
     pub ended_ms: i64,
     /// The row that it corrects.
     pub corrects: Option<String>,
+    /// Why the request came to this model, where it asked for `auto`.
+    pub route: Option<String>,
 }

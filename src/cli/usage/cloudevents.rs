@@ -68,6 +68,7 @@ fn event(row: &ChargeRow) -> Result<serde_json::Value> {
             "currency": CURRENCY,
             "started": time(row.started_ms)?,
             "corrects": row.corrects,
+            "route": row.route,
         },
     }))
 }

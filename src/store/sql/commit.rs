@@ -105,7 +105,7 @@ pub(super) fn push_checkpoints(
         "INSERT INTO in_flight (request_id, attempt, project_id, key_id, end_user, model, revision,
             worker, endpoint, class, prompt_tokens, cached_tokens, completion_tokens, price_version,
             prompt_pico, cached_pico, completion_pico, request_pico, started_ms, first_token_ms, checkpoint_ms,
-            replica_id) ",
+            route, replica_id) ",
     );
     query.push_values(rows, |mut row, checkpoint| {
         let (flown, usage) = (&checkpoint.flown, &checkpoint.usage);
@@ -130,6 +130,7 @@ pub(super) fn push_checkpoints(
             .push_bind(ms(flown.started))
             .push_bind(checkpoint.first_token.map(ms))
             .push_bind(now)
+            .push_bind(flown.route.as_deref())
             .push_bind(replica.as_str());
     });
     query.push(
@@ -145,7 +146,8 @@ pub(super) fn push_charges(query: &mut QueryBuilder<Db>, replica: &Replica, rows
     query.push(
         "INSERT INTO charge (event_id, request_id, attempt, project_id, key_id, end_user, model,
             revision, worker, endpoint, class, state, source, outcome, prompt_tokens, cached_tokens,
-            completion_tokens, price_version, amount_pico, started_ms, first_token_ms, ended_ms, replica) ",
+            completion_tokens, price_version, amount_pico, started_ms, first_token_ms, ended_ms, route,
+            replica) ",
     );
     query.push_values(rows, |mut row, charge| {
         let (flown, usage) = (&charge.flown, &charge.usage);
@@ -171,6 +173,7 @@ pub(super) fn push_charges(query: &mut QueryBuilder<Db>, replica: &Replica, rows
             .push_bind(ms(flown.started))
             .push_bind(charge.first_token.map(ms))
             .push_bind(ms(charge.ended))
+            .push_bind(flown.route.as_deref())
             .push_bind(&replica.name);
     });
     // The outcome of an earlier try of the same batch may be unknown: what stands, stands.

@@ -195,10 +195,11 @@ async fn book_leftover(
     let done = sqlx::query(
         "INSERT INTO charge (event_id, request_id, attempt, project_id, key_id, end_user, model,
             revision, worker, endpoint, class, state, source, outcome, prompt_tokens, cached_tokens,
-            completion_tokens, price_version, amount_pico, started_ms, first_token_ms, ended_ms, replica)
+            completion_tokens, price_version, amount_pico, started_ms, first_token_ms, ended_ms, route,
+            replica)
          SELECT $1, request_id, attempt, project_id, key_id, end_user, model, revision, worker,
             endpoint, class, $2, $3, $4, prompt_tokens, cached_tokens, completion_tokens, price_version,
-            $5, started_ms, first_token_ms, checkpoint_ms, $6
+            $5, started_ms, first_token_ms, checkpoint_ms, route, $6
          FROM in_flight WHERE request_id = $7 AND attempt = $8
          ON CONFLICT DO NOTHING",
     )

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::rows::{AuditColumns, KeyRow, LimitRow, OrganisationRow, ProjectRow, ms};
-use super::{BEGIN, Backend, Connection};
+use super::{BEGIN, Backend, Connection, models};
 use crate::types::{
     Act, Actor, ApiKey, AuditRow, Holder, KeyId, KeysOf, LimitSet, Limits, Organisation,
     OrganisationId, Page, Project, ProjectId, Scope, SecretHash, StoreError, TenantStore,
@@ -250,6 +250,7 @@ async fn carry_out(connection: &mut Connection, act: &Act) -> Result<(), StoreEr
             copy_limits(connection, old, &new.id).await
         }
         Act::SetLimits(set) => set_limits(connection, set).await,
+        Act::Serve { next, .. } => models::serve(connection, next).await,
     }
 }
 

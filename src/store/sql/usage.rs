@@ -118,7 +118,8 @@ pub(super) async fn charges(
     let mut sql = QueryBuilder::<Db>::new(
         "SELECT c.event_id, c.request_id, c.attempt, c.project_id, c.key_id, c.end_user, c.model, c.revision,
             c.worker, c.endpoint, c.class, c.state, c.outcome, c.prompt_tokens, c.cached_tokens,
-            c.completion_tokens, c.price_version, c.amount_pico, c.started_ms, c.ended_ms, c.corrects
+            c.completion_tokens, c.price_version, c.amount_pico, c.started_ms, c.ended_ms, c.corrects,
+            c.route
          FROM charge c WHERE c.event_id > ",
     );
     sql.push_bind(page.after.clone().unwrap_or_default());
@@ -250,6 +251,7 @@ struct Columns {
     started_ms: i64,
     ended_ms: i64,
     corrects: Option<String>,
+    route: Option<String>,
 }
 
 impl From<Columns> for ChargeRow {
@@ -276,6 +278,7 @@ impl From<Columns> for ChargeRow {
             started_ms: row.started_ms,
             ended_ms: row.ended_ms,
             corrects: row.corrects,
+            route: row.route,
         }
     }
 }

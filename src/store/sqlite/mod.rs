@@ -48,6 +48,8 @@ mod files;
 mod invoices;
 #[path = "../sql/ledger.rs"]
 mod ledger;
+#[path = "../sql/models.rs"]
+mod models;
 #[path = "../sql/notices.rs"]
 mod notices;
 #[path = "../sql/replays.rs"]

@@ -8,7 +8,6 @@ mod mistralrs;
 mod prompt;
 mod sampling;
 mod text;
-mod thoughts;
 mod tools;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -20,7 +20,7 @@ pub(super) use json::to_json;
 use marks::Controls;
 use turns::{Abilities, Turn};
 
-use super::thoughts::Thoughts;
+use crate::types::Thoughts;
 use crate::types::{Chat, Failure, Thinking, ToolFormat};
 
 /// Steps of the template's interpreter: a template of 100 messages takes a few thousand.

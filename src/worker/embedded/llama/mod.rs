@@ -33,10 +33,10 @@ use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::constrain::{Constraint, Grammar};
-use super::thoughts::Thoughts;
 use super::tools::{CallParser, blame};
 use super::{Status, Thread, off_the_runtime, threads};
 use crate::telemetry::WorkerMetrics;
+use crate::types::Thoughts;
 use crate::types::{
     CellType, Events, Failure, Format, Generate, Job, Layout, Measure, Progress, Prompt, Thinking,
     Tokenize, Tokenized, ToolChoice, ToolFormat, Tools,

@@ -8,8 +8,8 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
-use super::super::thoughts::Thoughts;
 use super::window::cuttable_tokens;
+use crate::types::Thoughts;
 use crate::types::{Failure, Prompt, Tokenize, Tokenized, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::super::constrain::Constraint;
 use super::super::sampling::{Sampler, Scratch, log_probabilities};
 use super::super::text::Assembler;
-use super::super::thoughts::Thoughts;
 use super::super::tools::CallParser;
 use super::answer::{Answer, Sender};
 use super::draft::Lookup;
 use super::model::Model;
 use super::urgency::Waits;
+use crate::types::Thoughts;
 use crate::types::{
     Adapter, CallDelta, Class, Delta, Failure, Finish, Job, Progress, ProjectId, Prompt,
     TokenLogprob, TopLogprob,

@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use llama_cpp_2::context::params::KvCacheType;
 use tokio::sync::mpsc;
 
-use super::super::thoughts::Thoughts;
 use super::answer;
 use super::bank::BankSettings;
 use super::engine::{Engine, Settings};
@@ -19,6 +18,7 @@ use super::model::Model;
 use super::sequence::Request;
 use super::urgency::Urgency;
 use crate::telemetry::{Metrics, WorkerMetrics};
+use crate::types::Thoughts;
 use crate::types::{
     Chat, Class, Event, Failure, Finish, Generate, Job, Message, Progress, Prompt, Role, Sampling,
     TokenLogprob, Usage,

@@ -1,12 +1,16 @@
 //! What a model thinks before it answers, told apart from the answer while it comes: `<think>...</think>`, as DeepSeek
 //! R1, Qwen 3 and models after them write it.
 
+use std::borrow::Cow;
+
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 /// Splits an answer into thoughts and text.
 #[derive(Debug, Clone)]
-pub(super) struct Thoughts {
+pub struct Thoughts {
+    /// What ends them.
+    close: Cow<'static, str>,
     place: Place,
     /// Kept back: it may be the beginning of a mark, or blanks around one.
     held: String,
@@ -27,55 +31,68 @@ enum Place {
 
 /// What a part of an answer was.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Split {
-    pub(super) thought: String,
-    pub(super) text: String,
+pub struct Split {
+    /// More of the thoughts.
+    pub thought: String,
+    /// More of the text.
+    pub text: String,
 }
 
 impl Thoughts {
     /// What a prompt that opens thoughts goes on with where there shall be none.
-    pub(super) const NONE: &str = "\n\n</think>\n\n";
+    pub const NONE: &str = "\n\n</think>\n\n";
 
     /// Whether a chat template is one of a model that thinks.
-    pub(super) fn are_known_to(template: &str) -> bool {
+    pub fn are_known_to(template: &str) -> bool {
         template.contains(CLOSE)
     }
 
     /// Whether a control token of this name begins or ends thoughts.
-    pub(super) fn spells(name: &str) -> bool {
+    pub fn spells(name: &str) -> bool {
         name == OPEN || name == CLOSE
     }
 
     /// Whether a prompt leaves the model in the middle of its thoughts.
-    pub(super) fn are_open_after(prompt: &str) -> bool {
+    pub fn are_open_after(prompt: &str) -> bool {
         prompt.trim_end().ends_with(OPEN)
     }
 
     /// For an answer whose prompt has opened its thoughts, or has not.
-    pub(super) fn new(opened: bool) -> Self {
+    pub fn new(opened: bool) -> Self {
         Self {
+            close: CLOSE.into(),
             place: if opened { Place::Opened } else { Place::Start },
             held: String::new(),
         }
     }
 
+    /// For an answer that begins with thoughts, which a mark of the vertical's own ends.
+    #[must_use]
+    pub fn until(mark: &str) -> Self {
+        Self {
+            close: mark.to_owned().into(),
+            place: Place::Opened,
+            held: String::new(),
+        }
+    }
+
     /// Whether what comes next is thought.
-    pub(super) fn is_thinking(&self) -> bool {
+    pub fn is_thinking(&self) -> bool {
         matches!(self.place, Place::Opened | Place::Within)
     }
 
     /// Whether it isn't known yet if there are any.
-    pub(super) fn may_begin(&self) -> bool {
+    pub fn may_begin(&self) -> bool {
         self.place == Place::Start
     }
 
     /// Whether what comes next is the answer's text.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.place == Place::Text
     }
 
     /// Takes more of the answer.
-    pub(super) fn push(&mut self, more: &str) -> Split {
+    pub fn push(&mut self, more: &str) -> Split {
         self.held.push_str(more);
         let mut split = Split::default();
         while self.step(&mut split) {}
@@ -83,7 +100,7 @@ impl Thoughts {
     }
 
     /// The answer has ended: what was kept back is what it looked like.
-    pub(super) fn finish(&mut self) -> Split {
+    pub fn finish(&mut self) -> Split {
         let rest = std::mem::take(&mut self.held);
         match self.place {
             Place::Start | Place::Text => Split {
@@ -128,13 +145,13 @@ impl Thoughts {
                 true
             }
             Place::Within => {
-                if let Some((thought, rest)) = self.held.split_once(CLOSE) {
+                if let Some((thought, rest)) = self.held.split_once(&*self.close) {
                     split.thought.push_str(thought.trim_end());
                     self.held = rest.to_owned();
                     self.place = Place::Closed;
                     return true;
                 }
-                let rest = self.held.split_off(told(&self.held));
+                let rest = self.held.split_off(told(&self.held, &self.close));
                 split.thought.push_str(&self.held);
                 self.held = rest;
                 false
@@ -148,11 +165,13 @@ impl Thoughts {
 }
 
 /// How many bytes of a thought are surely none of its end: neither of the mark nor of the blanks before it.
-fn told(thought: &str) -> usize {
-    let longest = (CLOSE.len() - 1).min(thought.len());
-    let mark = (1..=longest)
-        .rev()
-        .find(|length| thought.ends_with(&CLOSE[..*length]));
+fn told(thought: &str, close: &str) -> usize {
+    let longest = (close.len() - 1).min(thought.len());
+    let mark = (1..=longest).rev().find(|length| {
+        close
+            .get(..*length)
+            .is_some_and(|begun| thought.ends_with(begun))
+    });
     thought[..thought.len() - mark.unwrap_or(0)]
         .trim_end()
         .len()
