@@ -18,6 +18,7 @@ pub mod worker;
 pub mod metering;
 pub mod telemetry;
 pub mod config;
+pub mod guard;
 pub mod types;
 // Beside the way of a request:
 pub mod store;

@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::inside::Inside;
 use super::request_id::Arrived;
 use crate::gateway::Ask;
+use crate::router::Choice;
 use crate::tenancy::Access;
 use crate::types::{Class, Endpoint, Paying, RequestId};
 
@@ -42,6 +43,11 @@ impl Asked {
         &self.access
     }
 
+    /// Who asks, to be kept.
+    pub(super) fn shared_access(&self) -> Arc<Access> {
+        Arc::clone(&self.access)
+    }
+
     /// The class of a request that asks for this one, or for none.
     pub(super) fn class(&self, asked: Option<Class>) -> Class {
         if self.inside {
@@ -49,6 +55,14 @@ impl Asked {
         } else {
             self.access.class(asked)
         }
+    }
+
+    /// The class of a request for this model that asks for this one, or for none.
+    pub(super) fn class_for(&self, model: Option<&Choice>, asked: Option<Class>) -> Class {
+        let own = model
+            .filter(|_| !self.inside)
+            .and_then(|model| model.class(asked));
+        own.unwrap_or_else(|| self.class(asked))
     }
 
     /// With its body, on its way to the gateway.
@@ -66,6 +80,8 @@ impl Asked {
             end_user,
             endpoint,
             model: model.to_owned(),
+            choice: None,
+            decision: None,
             paying: self.paying,
             arrived: self.arrived,
             body,

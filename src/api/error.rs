@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::limits;
+use crate::router::RolloutError;
 use crate::tenancy::{Over, Refused, Standing, Unit};
 use crate::types::{Failure, StoreError};
 use crate::{gateway, metering, router, scheduler, tenancy};
@@ -15,6 +16,8 @@ use crate::{gateway, metering, router, scheduler, tenancy};
 /// How long a client that was refused for want of room should stay away, in seconds.
 const SOON_S: u64 = 1;
 const LATER_S: u64 = 5;
+/// Somebody has to look at it.
+const GATE_S: u64 = 60;
 /// The longest wait that OpenAI's SDKs take notice of. Beyond it a client that tries again by itself only wastes its time.
 const LONGEST_RETRY_S: u64 = 60;
 
@@ -102,6 +105,18 @@ impl ApiError {
             message,
         )
         .param(param)
+    }
+
+    /// 400: a rule of the model refuses what is asked.
+    pub(super) fn filtered(param: &str, rule: &str) -> Self {
+        let message = format!("the rule {rule:?} of this model refuses what {param} says");
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            Some("content_filter"),
+            message,
+        )
+        .param(Some(param))
     }
 
     /// 400: the field is known, and what it asks for is not there yet.
@@ -405,6 +420,16 @@ impl From<Over> for ApiError {
     }
 }
 
+impl From<RolloutError> for ApiError {
+    fn from(error: RolloutError) -> Self {
+        match error {
+            RolloutError::Store(error) => error.into(),
+            RolloutError::NoSuchRevision { id, .. } => Self::no_such("revision", &id),
+            error => Self::conflict(&error.to_string()),
+        }
+    }
+}
+
 impl From<router::Error> for ApiError {
     fn from(error: router::Error) -> Self {
         let message = error.to_string();
@@ -417,6 +442,7 @@ impl From<router::Error> for ApiError {
             )
             .param(Some("model")),
             router::Error::WrongKind { .. } => Self::invalid(Some("model"), &message),
+            router::Error::Closed(_) => Self::unavailable("model_not_ready", message, GATE_S),
         }
     }
 }

@@ -13,17 +13,25 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::openai::{batches, chat, completions, embeddings, files, models, tokens, uploads};
-use super::organization::{admin_keys, audit, costs, keys, projects, queue, rate_limits, usage};
+use super::organization::{
+    admin_keys, audit, costs, keys, models as verticals, projects, queue, rate_limits, usage,
+};
 use super::{Api, azure, health, openapi, request_id};
 
 /// What pages may read of an answer's head.
-const EXPOSED: [&str; 15] = [
+const EXPOSED: [&str; 21] = [
     "idempotent-replayed",
     "retry-after",
     "x-forebay-budget-warning",
     "x-forebay-cut-by",
+    "x-forebay-guard",
     "x-forebay-model",
     "x-forebay-queue-ms",
+    "x-forebay-revision",
+    "x-forebay-route-by",
+    "x-forebay-route-ms",
+    "x-forebay-route-nearest",
+    "x-forebay-route-score",
     "x-forebay-served-by",
     "x-ratelimit-limit-requests",
     "x-ratelimit-limit-tokens",
@@ -89,6 +97,11 @@ fn organization() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(usage::embeddings))
         .routes(routes!(costs::list))
         .routes(routes!(queue::list))
+        .routes(routes!(verticals::list))
+        .routes(routes!(verticals::retrieve))
+        .routes(routes!(verticals::promote))
+        .routes(routes!(verticals::roll_back))
+        .routes(routes!(verticals::share))
 }
 
 /// Routes under other names.

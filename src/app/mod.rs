@@ -1,5 +1,6 @@
 //! The wiring: a config becomes a running gateway, and a signal ends it in order.
 
+pub(crate) mod models;
 mod wiring;
 mod workers;
 
@@ -7,6 +8,7 @@ mod workers;
 mod tests;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +26,11 @@ use wiring::{App, edge};
 /// Where projects are that name no other; a new store has it.
 pub const DEFAULT_ORGANISATION: &str = "default";
 
-/// Serves until SIGTERM or Ctrl-C, then drains.
+/// Serves until SIGTERM or Ctrl-C, then drains. At SIGHUP the `[[model]]` of the file are read again.
 ///
 /// # Errors
 /// A listener can't be bound, the store can't be opened, or the wiring fails.
-pub async fn serve(config: Config) -> Result<()> {
+pub async fn serve(config: Config, path: &Path) -> Result<()> {
     // Both are bound before anything is loaded: a port that is taken shows at once.
     let listener = bind("server", config.server.listen).await?;
     let metrics_listener = bind("metrics", config.metrics.listen).await?;
@@ -43,6 +45,7 @@ pub async fn serve(config: Config) -> Result<()> {
     tracing::info!(server = %config.server.listen, metrics = %config.metrics.listen, "listening");
 
     let stop = stop_signal()?;
+    let mut again = signal(SignalKind::hangup())?;
     let door = api::Door {
         listener,
         tls: follow(certificate, &stop)?,
@@ -59,6 +62,12 @@ pub async fn serve(config: Config) -> Result<()> {
         async {
             stop.cancelled().await;
             app.api.batches.stop();
+        },
+        async {
+            let read = || read_again(&config, path, &app);
+            while let Some(Some(())) = stop.run_until_cancelled(again.recv()).await {
+                read();
+            }
         },
         async {
             api::serve(door, gateway, limits, stop.cancelled()).await;
@@ -97,6 +106,14 @@ fn follow(
     let acceptor = certificate.acceptor().map_err(Error::msg)?;
     tokio::spawn(certificate.follow(stop.clone()));
     Ok(Some(acceptor))
+}
+
+/// Takes over the models of the file as it is now.
+fn read_again(config: &Config, path: &Path, app: &App) {
+    match Config::load(path).and_then(|new| config.with_models_of(new)) {
+        Ok(new) => app.read_again(new),
+        Err(error) => tracing::error!(%error, "the models of the config stay as they were"),
+    }
 }
 
 async fn bind(section: &str, address: SocketAddr) -> Result<TcpListener> {

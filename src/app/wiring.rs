@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::DEFAULT_ORGANISATION;
+use super::models::{self, Following};
 use crate::api::{self, Api, InnerDoor};
 use crate::batch::{self, Batches};
 use crate::config::{Config, WorkerConfig};
 use crate::files;
-use crate::gateway::{Gateway, Vectors};
+use crate::gateway::{Gateway, Verticals};
 use crate::metering::{self, Metering};
 use crate::router::Router;
 use crate::scheduler::{self, Assigned, Scheduler};
@@ -47,6 +49,7 @@ pub(super) struct App {
     /// What looks after dead replicas, limits, counters and notices.
     background: (CancellationToken, Vec<JoinHandle<()>>),
     pub(super) store: Arc<dyn Store>,
+    configs: watch::Sender<Arc<Config>>,
     _claim: Claim,
 }
 
@@ -77,39 +80,37 @@ impl App {
             Arc::clone(&ledger),
             lease.map(|_| Arc::clone(&membership)),
         ));
-        let webhook = Webhook::new(&config.webhook).map_err(anyhow::Error::msg)?;
-        let notices = Notices::new(Arc::clone(&store), webhook, Arc::clone(&metrics));
         let stop = CancellationToken::new();
-        let reap = metering::reap(
-            metering.clone(),
-            Arc::clone(&ledger),
-            Arc::clone(&membership),
-            stop.clone(),
-        );
-        let told = Arc::clone(&metrics);
-        let audit = metering::audit(ledger, membership, claim.exclusive, told, stop.clone());
+        let notices = notices(config, &store, &metrics)?;
         let mut background = vec![
-            tokio::spawn(reap),
-            tokio::spawn(audit),
             tokio::spawn(Arc::clone(&limiter).tidy(stop.clone())),
             tokio::spawn(notices.run(stop.clone())),
         ];
+        let alone = claim.exclusive;
+        background.extend(upkeep(
+            &metering, ledger, membership, &metrics, alone, &stop,
+        ));
+        let gates = models::gates(config)?;
+        let table = models::settle(config, &gates, &*store).await?;
         let (scheduler, tending) = schedule(config, start(&metrics)?, &metrics, &stop);
         background.extend(tending);
         let gateway = Gateway {
             tenancy: tenancy(config, &store).await?,
             limiter,
-            router: Router::new(config).map_err(anyhow::Error::msg)?,
+            router: Router::from(table),
             scheduler,
             retries: config.scheduler.retries,
             hedge_after: config.scheduler.hedge_after_ms.map(Duration::from_millis),
             metering,
             metrics,
             store: Arc::clone(&store),
-            vectors: Vectors::default(),
+            verticals: Verticals::default(),
         };
+        let gateway = Arc::new(gateway);
+        let (configs, following) = Following::new(config, gates, &gateway);
+        background.push(tokio::spawn(following.run(stop.clone())));
         let api = Arc::new(Api {
-            gateway: Arc::new(gateway),
+            gateway,
             batches: Arc::new(batches(config)),
             files: config.files.clone(),
             started: Timestamp::now(),
@@ -122,8 +123,14 @@ impl App {
             writer,
             background: (stop, background),
             store,
+            configs,
             _claim: claim,
         })
+    }
+
+    /// From now on models are what this config says, as far as their gates let it.
+    pub(super) fn read_again(&self, config: Config) {
+        self.configs.send_replace(Arc::new(config));
     }
 
     /// Whatever holds a way into the ledger goes first, then the writer commits the last of it.
@@ -156,12 +163,41 @@ impl App {
     }
 }
 
+/// What keeps the books in order.
+fn upkeep(
+    metering: &Metering,
+    ledger: Arc<dyn Ledger>,
+    membership: Arc<Membership>,
+    metrics: &Arc<Metrics>,
+    alone: bool,
+    stop: &CancellationToken,
+) -> [JoinHandle<()>; 2] {
+    let reap = metering::reap(
+        metering.clone(),
+        Arc::clone(&ledger),
+        Arc::clone(&membership),
+        stop.clone(),
+    );
+    let told = Arc::clone(metrics);
+    let audit = metering::audit(ledger, membership, alone, told, stop.clone());
+    [tokio::spawn(reap), tokio::spawn(audit)]
+}
+
 /// How clients are met.
 pub(super) fn edge(config: &Config) -> api::Edge {
     api::Edge {
         max_body_bytes: config.server.max_body_bytes,
         cors_origins: config.server.cors_origins.clone(),
     }
+}
+
+fn notices(config: &Config, store: &Arc<dyn Store>, metrics: &Arc<Metrics>) -> Result<Notices> {
+    let webhook = Webhook::new(&config.webhook).map_err(anyhow::Error::msg)?;
+    Ok(Notices::new(
+        Arc::clone(store),
+        webhook,
+        Arc::clone(metrics),
+    ))
 }
 
 fn batches(config: &Config) -> Batches {

@@ -2,12 +2,15 @@
 
 pub mod model;
 
+mod asker;
 mod cells;
 mod eval;
 mod invoice;
 mod key;
 mod limits;
 mod project;
+mod rollout;
+mod route;
 mod time;
 mod usage;
 
@@ -65,14 +68,22 @@ enum Command {
     /// How good models are
     #[command(subcommand)]
     Eval(eval::EvalCommand),
-    /// Weights
+    /// Weights, and which revisions of models serve
     Model {
         /// A catalogue in the place of the built-in one
         #[arg(long, value_name = "FILE")]
         catalogue: Option<PathBuf>,
         #[command(subcommand)]
-        command: model::ModelCommand,
+        command: ModelCommand,
     },
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    #[command(flatten)]
+    Weights(model::ModelCommand),
+    #[command(flatten)]
+    Rollout(rollout::RolloutCommand),
 }
 
 /// Runs the command line of this process.
@@ -97,7 +108,10 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let path = arguments.config.as_deref();
     match arguments.command {
-        Command::Serve => block_on(app::serve(checked(path)?)),
+        Command::Serve => {
+            let config = checked(path)?;
+            block_on(app::serve(config, config_path(path)))
+        }
         Command::Check => {
             checked(path)?;
             eprintln!("forebay: the config is good");
@@ -114,20 +128,36 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Invoice(command) => {
             with_store(path, async |store| invoice::run(command, store).await)
         }
-        Command::Eval(command) => eval::run(&command, &config(path)?),
-        Command::Model { catalogue, command } => model::run(command, catalogue.as_deref()),
+        Command::Eval(command) => {
+            let config = config(path)?;
+            with_store(path, async |store| {
+                eval::run(&command, &config, store).await
+            })
+        }
+        Command::Model { catalogue, command } => match command {
+            ModelCommand::Weights(command) => model::run(command, catalogue.as_deref()),
+            ModelCommand::Rollout(command) => {
+                let config = config(path)?;
+                with_store(path, async |store| {
+                    rollout::run(&command, &config, store).await
+                })
+            }
+        },
     }
 }
 
 fn config(path: Option<&Path>) -> Result<Config, ConfigError> {
-    let path = path.unwrap_or_else(|| {
+    Config::load(config_path(path))
+}
+
+fn config_path(path: Option<&Path>) -> &Path {
+    path.unwrap_or_else(|| {
         CONFIGS
             .iter()
             .map(Path::new)
             .find(|path| path.exists())
             .unwrap_or(Path::new(CONFIGS[0]))
-    });
-    Config::load(path)
+    })
 }
 
 /// A config whose models are all known; whether their weights are here is seen when they are loaded.

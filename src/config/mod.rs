@@ -2,6 +2,7 @@
 //!
 //! Every value may be overridden by the environment: `FOREBAY_SERVER__LISTEN` is `listen` of `[server]`.
 
+mod auto;
 mod batches;
 mod files;
 mod ledger;
@@ -22,12 +23,14 @@ use std::path::Path;
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+pub use auto::{AutoConfig, RouteConfig, RouteRule};
 pub use batches::BatchesConfig;
 pub use files::FilesConfig;
 pub use ledger::LedgerConfig;
 pub use metrics::MetricsConfig;
-pub use model::ModelConfig;
+pub use model::{DriftConfig, GateConfig, ModelConfig, adapter_content};
 pub use remote::{Discover, RemoteConfig, TimeoutsConfig, TlsConfig};
 pub use scheduler::SchedulerConfig;
 pub use server::{ServerConfig, ServerTlsConfig};
@@ -35,6 +38,8 @@ pub use store::StoreConfig;
 pub use tenancy::TenancyConfig;
 pub use webhook::WebhookConfig;
 pub use worker::{EngineKind, WorkerConfig};
+
+use crate::types::Kind;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -67,6 +72,8 @@ pub struct Config {
     /// Requests that are answered when there is room.
     #[serde(default)]
     pub batches: BatchesConfig,
+    /// What a request comes to that asks for `auto`.
+    pub auto: Option<AutoConfig>,
     /// What runs the models.
     #[serde(default, rename = "worker")]
     pub workers: Vec<WorkerConfig>,
@@ -129,6 +136,21 @@ impl Config {
         Ok(config)
     }
 
+    /// This config with another's models.
+    ///
+    /// # Errors
+    /// They can't be served by the workers of this one.
+    pub fn with_models_of(&self, other: Self) -> Result<Self, ConfigError> {
+        let config = Self {
+            models_named: other.models_named,
+            auto: other.auto,
+            ..self.clone()
+        };
+        config.check_models().map_err(ConfigError::Invalid)?;
+        config.check_auto().map_err(ConfigError::Invalid)?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.workers.is_empty() {
             return Err("no [[worker]]: there is nothing that could answer".into());
@@ -141,6 +163,7 @@ impl Config {
             }
         }
         self.check_models()?;
+        self.check_auto()?;
         self.scheduler.check()?;
         self.store.check()?;
         self.ledger.check()?;
@@ -188,6 +211,7 @@ impl Config {
                 }
             }
             self.check_embedding(model)?;
+            self.check_route(model)?;
             self.check_profile(model)?;
             for fallback in model.fallbacks() {
                 let named = |model: &ModelConfig| model.name == *fallback;
@@ -207,6 +231,74 @@ impl Config {
                     model.name
                 ));
             }
+            self.check_adapter_name(model)?;
+        }
+        Ok(())
+    }
+
+    fn check_auto(&self) -> Result<(), String> {
+        let Some(auto) = &self.auto else {
+            return Ok(());
+        };
+        auto.check()?;
+        let kind = |name: &String| {
+            let named = self.models_named.iter().find(|model| model.name == *name);
+            let base = named.map_or(name, ModelConfig::base);
+            let mut runs = self.workers.iter().filter(|worker| worker.runs(base));
+            runs.next().map(WorkerConfig::kind)
+        };
+        if kind(&auto.general) != Some(Kind::Generate) {
+            return Err(format!(
+                "[auto] general is {:?}, which answers nothing",
+                auto.general
+            ));
+        }
+        if kind(&auto.embedding) != Some(Kind::Embed) {
+            let name = &auto.embedding;
+            return Err(format!(
+                "[auto] embedding is {name:?}, which is no embedding model"
+            ));
+        }
+        let all = self.workers.iter().flat_map(WorkerConfig::models);
+        let named = self.models_named.iter();
+        let named = named.flat_map(|model| model.aliases.iter().chain([&model.name]));
+        if all.chain(named).any(|name| name == crate::types::AUTO) {
+            return Err("[auto] stands beside a model that has its name".into());
+        }
+        Ok(())
+    }
+
+    /// An adapter that is known by its name is in workers elsewhere.
+    fn check_adapter_name(&self, model: &ModelConfig) -> Result<(), String> {
+        let mut runs = self
+            .workers
+            .iter()
+            .filter(|worker| worker.runs(model.base()));
+        if model.has_adapter_name() && runs.any(|worker| worker.engine != EngineKind::Remote) {
+            let message = "has an adapter_name, which only remote workers know";
+            return Err(format!("model {:?} {message}", model.name));
+        }
+        Ok(())
+    }
+
+    /// What `auto` may send to a vertical.
+    fn check_route(&self, model: &ModelConfig) -> Result<(), String> {
+        let Some(route) = &model.route else {
+            return Ok(());
+        };
+        let wrong = |what: &str| format!("[[model]] {}: {what}", model.name);
+        route.check().map_err(|error| wrong(&error))?;
+        if self.auto.is_none() {
+            return Err(wrong("it has a route, and there is no [auto]"));
+        }
+        if let Some(beside) = &route.beside {
+            let other = self.models_named.iter().find(|other| other.name == *beside);
+            let route = other.and_then(|other| other.route.as_ref());
+            if route.is_none_or(|route| route.beside.is_some()) {
+                return Err(wrong(
+                    "it stands beside a model that has no route of its own",
+                ));
+            }
         }
         Ok(())
     }
@@ -217,16 +309,19 @@ impl Config {
             .workers
             .iter()
             .filter(|worker| worker.runs(model.base()));
-        let embeds = runs.any(|worker| worker.kind() == crate::types::Kind::Embed);
+        let embeds = runs.any(|worker| worker.kind() == Kind::Embed);
         if embeds && model.profile()?.is_some() {
             let message = "stands on an embedding model, which can't be told anything";
             return Err(format!("model {:?} {message}", model.name));
         }
         let named = |name: &String| self.models_named.iter().find(|other| other.name == *name);
         for fallback in model.fallbacks().iter().filter_map(named) {
-            if fallback.projects.is_some() || fallback.profile()?.is_some() {
+            if fallback.projects.is_some()
+                || !fallback.guards.is_empty()
+                || fallback.profile()?.is_some()
+            {
                 return Err(format!(
-                    "model {:?} falls back on {:?}, which has projects or things to say of its own",
+                    "model {:?} falls back on {:?}, which has projects, rules or things to say of its own",
                     model.name, fallback.name
                 ));
             }
@@ -236,18 +331,33 @@ impl Config {
 
     /// A vertical's examples are chosen by a model that there is.
     fn check_embedding(&self, model: &ModelConfig) -> Result<(), String> {
-        let Some(embedding) = model.embedding() else {
-            return Ok(());
-        };
-        let mut workers = self.workers.iter().filter(|worker| worker.runs(embedding));
-        if workers.any(|worker| worker.kind() == crate::types::Kind::Embed) {
-            return Ok(());
+        let drift = model.drift.as_ref().map(|drift| drift.embedding.as_str());
+        for embedding in model.embedding().into_iter().chain(drift) {
+            let mut workers = self.workers.iter().filter(|worker| worker.runs(embedding));
+            if !workers.any(|worker| worker.kind() == Kind::Embed) {
+                return Err(format!(
+                    "model {:?} compares by {embedding:?}, which no worker makes embeddings with",
+                    model.name
+                ));
+            }
         }
-        Err(format!(
-            "model {:?} chooses its examples by {embedding:?}, which no worker makes embeddings with",
-            model.name
-        ))
+        Ok(())
     }
+}
+
+/// A file of JSON, a value each line.
+fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, String> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let lines = (1_usize..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| {
+            let failed = |error| format!("{} line {number}: {error}", path.display());
+            serde_json::from_str(line).map_err(failed)
+        })
+        .collect()
 }
 
 /// An error in the TOML itself comes as a drawing over several lines; its words are enough.
@@ -371,6 +481,7 @@ mod tests {
             "../../config/examples/hydropower/forebay.toml"
         ))
         .unwrap();
+        Config::parse(include_str!("../../config/examples/routing/forebay.toml")).unwrap();
         Config::parse(include_str!("../../config/quickstart.toml")).unwrap();
         Config::parse(include_str!("../../deploy/container.toml")).unwrap();
     }

@@ -1,11 +1,15 @@
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::check_name;
+use super::auto::RouteConfig;
 use super::price::Prices;
-use crate::types::{Adapter, Example, Nearest, Profile, Tariff};
+use super::{check_name, json_lines};
+use crate::guard::{GuardRule, Guards};
+use crate::types::{Adapter, Class, Definition, Nearest, Profile, Reasoning, Tariff};
 
 /// Fields that no vertical sets.
 const CLIENTS_OWN: [&str; 5] = ["model", "messages", "prompt", "stream", "stream_options"];
@@ -25,6 +29,9 @@ pub struct ModelConfig {
     adapter: Option<PathBuf>,
     /// What the adapter's change of the weights is multiplied with; 1 is as it was trained.
     adapter_scale: Option<f32>,
+    /// What remote workers call the adapter that they have loaded, as vLLM and SGLang do: it is asked for in the place of the
+    /// base, by whose name the workers are known.
+    adapter_name: Option<String>,
     /// Models that are asked in its place, one after another, where its workers fail or have no room. What they
     /// answer is charged at this model's price.
     #[serde(default)]
@@ -34,6 +41,18 @@ pub struct ModelConfig {
     /// A file of worked examples, a line each: `{"input": "...", "output": "..."}`. They are turns before the client's
     /// first. A relative path is seen from the working directory.
     examples: Option<PathBuf>,
+    /// How it is to think before it answers: `{ prompt = "Think step by step, then write Answer: and the answer.",
+    /// until = "Answer:" }`. What it thinks is told apart as `reasoning_content`.
+    reasoning: Option<Reasoning>,
+    /// A file of tools that it has where its clients name none: a JSON list, as `tools` of a request. A relative path is
+    /// seen from the working directory.
+    tools: Option<PathBuf>,
+    /// The most urgent class that its requests may have, and that which they have by default: in the place of what keys
+    /// and projects say.
+    pub class: Option<Class>,
+    /// What may go into it and come out of it.
+    #[serde(default, rename = "guard")]
+    pub guards: Vec<GuardRule>,
     /// Only the examples that are nearest to what is asked: `{ count = 4, embedding = "all-minilm-l6-v2" }`.
     nearest: Option<Nearest>,
     /// The projects, by id or name, that may ask for it; all by default. To others there is no such model.
@@ -44,9 +63,49 @@ pub struct ModelConfig {
     /// Fields of a request, whatever clients say.
     #[serde(default)]
     locked: Map<String, Value>,
+    /// Whose questions are compared with the gate's suite, to see whether they still look like it.
+    pub drift: Option<DriftConfig>,
+    /// What `auto` sends to it.
+    pub route: Option<RouteConfig>,
+    /// What a revision of it must reach before it serves: `{ suite = "suite.toml", bar = 0.8 }`.
+    gate: Option<GateConfig>,
     /// What it costs; nothing by default.
     #[serde(default)]
     price: Prices,
+}
+
+/// What a revision must reach before it serves.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateConfig {
+    /// A suite, as `forebay eval run` takes it. A relative path is seen from the working directory.
+    pub suite: PathBuf,
+    /// The least that the lower end of the score's 95% interval may be, from 0 to 1.
+    pub bar: f64,
+}
+
+/// Whose questions are compared with the gate's suite.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriftConfig {
+    /// The projects that opted in, by id or name.
+    pub projects: Vec<String>,
+    /// The embedding model that they are compared by.
+    pub embedding: String,
+    /// Of their questions so many of a hundred.
+    #[serde(default = "sample_percent")]
+    pub sample_percent: f64,
+    /// The last ones that count.
+    #[serde(default = "window")]
+    pub window: usize,
+}
+
+fn sample_percent() -> f64 {
+    5.0
+}
+
+fn window() -> usize {
+    200
 }
 
 impl ModelConfig {
@@ -64,6 +123,11 @@ impl ModelConfig {
         Some(Adapter { path, scale })
     }
 
+    /// Whether remote workers know its adapter by a name.
+    pub(super) fn has_adapter_name(&self) -> bool {
+        self.adapter_name.is_some()
+    }
+
     /// The models that are asked in its place.
     #[must_use]
     pub fn fallbacks(&self) -> &[String] {
@@ -78,13 +142,21 @@ impl ModelConfig {
         let profile = Profile {
             system: self.system.clone(),
             examples: match &self.examples {
-                Some(path) => examples(path)?,
+                Some(path) => json_lines(path).map_err(|error| format!("examples: {error}"))?,
                 None => Vec::new(),
             },
             nearest: self.nearest.clone(),
-            defaults: self.defaults.clone(),
+            defaults: self.defaults()?,
             locked: self.locked.clone(),
+            reasoning: self.reasoning.clone(),
         };
+        if profile
+            .reasoning
+            .as_ref()
+            .is_some_and(|one| one.until.trim().is_empty())
+        {
+            return Err("reasoning: until is empty".into());
+        }
         if profile
             .nearest
             .as_ref()
@@ -103,6 +175,46 @@ impl ModelConfig {
             return Err(format!("{field} is the client's own to say"));
         }
         Ok((!profile.is_empty()).then_some(profile))
+    }
+
+    /// Fields of a request, for clients that leave them out.
+    fn defaults(&self) -> Result<Map<String, Value>, String> {
+        let mut defaults = self.defaults.clone();
+        if let Some(path) = &self.tools {
+            let failed =
+                |error: &dyn std::fmt::Display| format!("tools: {}: {error}", path.display());
+            let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+            let tools: Vec<Value> = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+            let before = defaults.insert("tools".to_owned(), tools.into());
+            if before.is_some() {
+                return Err("tools stand in the defaults as well".into());
+            }
+        }
+        Ok(defaults)
+    }
+
+    /// What its answers depend on.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::profile`].
+    pub fn definition(&self) -> Result<Definition, String> {
+        let adapter = self.adapter();
+        let content = adapter
+            .as_ref()
+            .map(|adapter| adapter_content(&adapter.path));
+        Ok(Definition {
+            base: self.base().clone(),
+            adapter_content: content.unwrap_or_default(),
+            adapter_name: self.adapter_name.as_deref().map(Arc::from),
+            adapter: adapter.map(Arc::new),
+            profile: self.profile()?.map(Arc::new),
+        })
+    }
+
+    /// What a revision of it must reach before it serves.
+    #[must_use]
+    pub fn gate(&self) -> Option<&GateConfig> {
+        self.gate.as_ref()
     }
 
     /// The embedding model that its examples are chosen by.
@@ -129,6 +241,25 @@ impl ModelConfig {
             check_name("[[model]] aliases", alias)?;
         }
         let wrong = |what: &str| Err(format!("[[model]] {}: {what}", self.name));
+        Guards::new(&self.guards)
+            .map(drop)
+            .or_else(|error| wrong(&error))?;
+        if let Some(drift) = &self.drift {
+            if self.gate.is_none() {
+                return wrong("drift: it is from a gate's suite, and there is no gate");
+            }
+            if !(0.0..=100.0).contains(&drift.sample_percent) || drift.window == 0 {
+                return wrong("drift: sample_percent is from 0 to 100, window above 0");
+            }
+        }
+        if let Some(gate) = &self.gate
+            && !(0.0..=1.0).contains(&gate.bar)
+        {
+            return wrong("gate: bar must be between 0 and 1");
+        }
+        if self.adapter_name.is_some() && self.adapter.is_some() {
+            return wrong("adapter is for workers here, adapter_name for remote ones");
+        }
         match self.adapter_scale {
             Some(_) if self.adapter.is_none() => {
                 return wrong("adapter_scale without an adapter");
@@ -144,16 +275,21 @@ impl ModelConfig {
     }
 }
 
-fn examples(path: &Path) -> Result<Vec<Example>, String> {
-    let failed = |line: usize, error: &dyn std::fmt::Display| {
-        format!("examples: {} line {line}: {error}", path.display())
-    };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("examples: {}: {error}", path.display()))?;
-    let lines = (1..)
-        .zip(text.lines())
-        .filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| serde_json::from_str(line).map_err(|error| failed(number, &error)))
-        .collect()
+/// A name for the content of an adapter's file; empty where it can't be read, which whoever loads it will say.
+#[must_use]
+pub fn adapter_content(path: &Path) -> String {
+    let mut hash = crc32fast::Hasher::new();
+    let read = std::fs::File::open(path).and_then(|mut file| {
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(()),
+                read => hash.update(piece.get(..read).unwrap_or_default()),
+            }
+        }
+    });
+    match read {
+        Ok(()) => format!("{:08x}", hash.finalize()),
+        Err(_) => String::new(),
+    }
 }

@@ -11,7 +11,7 @@ mod stats;
 mod suite;
 mod words;
 
-pub use report::{Comparison, ModelReport, Report, Run, Tried};
+pub use report::{Comparison, ModelReport, Report, Run, Tried, compared};
 pub use score::Scored;
-pub use stats::{Interval, interval, paired_p};
+pub use stats::{Interval, interval, mean, paired_p};
 pub use suite::{Item, Suite, Task};

@@ -46,11 +46,13 @@ mod tests {
     #[test]
     fn a_page_shows_every_model_and_runs_nothing_that_a_model_wrote() {
         let suite = Suite {
+            version: String::new(),
             name: "s".into(),
             tasks: Vec::new(),
         };
         let run = |model: &str, score, said| Run {
             model: model.into(),
+            revision: String::new(),
             tried: vec![tried(score, said), tried(1.0, "b")],
         };
         let evil = "<script>alert(1)</script>";

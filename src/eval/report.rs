@@ -1,15 +1,16 @@
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::stats::{Interval, interval, mean, of_difference, paired_p};
 use super::suite::Suite;
 use crate::types::Money;
 
 /// One item as one model did it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
     /// The item's task.
     pub task: String,
@@ -36,6 +37,8 @@ pub struct Tried {
 pub struct Run {
     /// The model.
     pub model: String,
+    /// What answered, by its name in the ledger; empty where the server didn't tell, or several did.
+    pub revision: String,
     /// Each item.
     pub tried: Vec<Tried>,
 }
@@ -45,6 +48,8 @@ pub struct Run {
 pub struct Report {
     /// The suite's name.
     pub suite: String,
+    /// A name for its content.
+    pub suite_version: String,
     /// When it ran.
     pub at: Timestamp,
     /// How many different items it has.
@@ -56,10 +61,12 @@ pub struct Report {
 }
 
 /// How a model did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ModelReport {
     /// Its name.
     pub model: String,
+    /// What answered, by its name in the ledger; empty where the server didn't tell, or several did.
+    pub revision: String,
     /// The mean over all items.
     pub score: f64,
     /// Where the score would lie over other items of the kind, with 95% confidence.
@@ -83,7 +90,7 @@ pub struct ModelReport {
 }
 
 /// How a model did at one task.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskReport {
     /// Its name.
     pub task: String,
@@ -124,6 +131,7 @@ impl Report {
         };
         Self {
             suite: suite.name.clone(),
+            suite_version: suite.version.clone(),
             at,
             items: runs.first().map_or(0, |run| scores(run).len()),
             models: runs.into_iter().map(|run| model(suite, run)).collect(),
@@ -178,20 +186,53 @@ impl Report {
             }
         }
         for comparison in &self.comparisons {
-            line(format_args!(
-                "\n{} beside {}: {:+.3} ({:+.3} to {:+.3}), better at {}, worse at {}, p = {:.2e}",
-                comparison.model,
-                comparison.against,
-                comparison.difference,
-                comparison.interval.low,
-                comparison.interval.high,
-                comparison.better,
-                comparison.worse,
-                comparison.p,
-            ));
+            line(format_args!("\n{comparison}"));
         }
         text
     }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} beside {}: {:+.3} ({:+.3} to {:+.3}), better at {}, worse at {}, p = {:.2e}",
+            self.model,
+            self.against,
+            self.difference,
+            self.interval.low,
+            self.interval.high,
+            self.better,
+            self.worse,
+            self.p,
+        )
+    }
+}
+
+/// Two models' reports on one suite, as they were kept, item by item.
+///
+/// # Errors
+/// They are no reports, or of other items.
+pub fn compared(one: (&str, &Value), other: (&str, &Value)) -> Result<Comparison, String> {
+    let run = |(model, report): (&str, &Value)| {
+        let report = ModelReport::deserialize(report).map_err(|error| error.to_string())?;
+        Ok::<_, String>(Run {
+            model: model.to_owned(),
+            revision: report.revision,
+            tried: report.tried,
+        })
+    };
+    let (one, other) = (run(one)?, run(other)?);
+    let items = |run: &Run| -> Vec<String> {
+        run.tried
+            .iter()
+            .map(|tried| format!("{} {}", tried.task, tried.item))
+            .collect()
+    };
+    if items(&one) != items(&other) {
+        return Err("they are of different items".into());
+    }
+    Ok(compare(&one, &other))
 }
 
 /// A score for each item. Tasks may ask the same item in several ways: that is one piece of evidence, not several.
@@ -242,6 +283,7 @@ fn model(suite: &Suite, run: Run) -> ModelReport {
         p50_ms: at(50).copied().unwrap_or(0.0),
         p95_ms: at(95).copied().unwrap_or(0.0),
         model: run.model,
+        revision: run.revision,
         tried: run.tried,
     }
 }
@@ -288,6 +330,7 @@ mod tests {
         });
         Run {
             model: model.into(),
+            revision: String::new(),
             tried: tried.collect(),
         }
     }
@@ -296,6 +339,7 @@ mod tests {
     fn the_cheapest_that_is_surely_good_enough_is_picked() {
         let suite = Suite {
             name: "s".into(),
+            version: String::new(),
             tasks: Vec::new(),
         };
         let runs = vec![

@@ -2,14 +2,14 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Of a normal distribution: 95% lie within so many standard deviations.
 const Z: f64 = 1.959_963_984_540_054;
 const DRAWS: u32 = 20_000;
 
 /// Where a value lies with 95% confidence.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Its lower end.
     pub low: f64,
@@ -18,7 +18,9 @@ pub struct Interval {
 }
 
 /// The mean.
-pub(super) fn mean(values: &[f64]) -> f64 {
+/// The mean; 0 of none.
+#[must_use]
+pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / count(values)
 }
 

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::score::Scorer;
 
@@ -10,6 +11,8 @@ use super::score::Scorer;
 pub struct Suite {
     /// Its name.
     pub name: String,
+    /// A name for its content: another one where a byte of the suite or its items is another.
+    pub version: String,
     /// In the order of the file.
     pub tasks: Vec<Task>,
 }
@@ -84,23 +87,39 @@ impl Suite {
             .extract()
             .map_err(|error| at(&error))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let tasks = file.task.into_iter().map(|task| Task::read(task, folder));
+        let mut hash = Sha256::new_with_prefix(&text);
+        let tasks = file.task.into_iter();
+        let tasks = tasks.map(|task| Task::read(task, folder, &mut hash));
         let tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
         if tasks.is_empty() {
             return Err(at(&"it has no task"));
         }
         Ok(Self {
             name: file.name,
+            version: hex::encode(&hash.finalize()[..8]),
             tasks,
         })
     }
 }
 
+impl Suite {
+    /// What its items ask, each once.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<String> {
+        let items = self.tasks.iter().flat_map(|task| &task.items);
+        let mut inputs: Vec<_> = items.map(|item| item.input.clone()).collect();
+        inputs.sort();
+        inputs.dedup();
+        inputs
+    }
+}
+
 impl Task {
-    fn read(file: TaskFile, folder: &Path) -> Result<Self, String> {
+    fn read(file: TaskFile, folder: &Path, hash: &mut Sha256) -> Result<Self, String> {
         let path = folder.join(&file.items);
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
+        hash.update(&text);
         let lines = (1..)
             .zip(text.lines())
             .filter(|(_, line)| !line.trim().is_empty());

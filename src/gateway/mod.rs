@@ -2,29 +2,36 @@
 
 mod answer;
 mod attempt;
+mod auto;
+mod drift;
 mod nearest;
 mod prefix;
 mod reserve;
 mod resume;
+mod shadow;
 mod tries;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use answer::Answer;
-pub use nearest::Vectors;
+pub use auto::Decision;
 
 use crate::metering::{self, Admission, Flight, Meter, Metering};
-use crate::router::{self, Router, Speech};
+use crate::router::{self, Choice, Router};
 use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Organisation, Paying,
-    Plan, RequestId, Store, Tokenize, Tokenized, Usage,
+    Caller, Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Organisation,
+    Paying, Plan, RequestId, Store, Tokenize, Tokenized, Usage,
 };
 use attempt::Attempt;
+use auto::Routes;
+use drift::Drift;
+use nearest::Vectors;
 use resume::Resuming;
+use shadow::Shadows;
 use tries::{Failed, Tries};
 
 /// Everything that a request meets on its way.
@@ -47,8 +54,21 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
-    /// Where verticals' examples stand.
-    pub vectors: Vectors,
+    /// What is known of verticals.
+    pub verticals: Verticals,
+}
+
+/// What is learned of verticals while they are asked.
+#[derive(Default)]
+pub struct Verticals {
+    /// Where their examples stand.
+    vectors: Vectors,
+    /// How far live questions are from what verticals were tried on.
+    drift: Drift,
+    /// Where the examples of `auto` stand.
+    routes: Routes,
+    /// Room for revisions that answer nobody.
+    shadows: Shadows,
 }
 
 /// A request with what came around it.
@@ -63,6 +83,10 @@ pub struct Ask<T> {
     pub endpoint: Endpoint,
     /// The model that is asked for.
     pub model: String,
+    /// What that came to, where it was looked up already.
+    pub choice: Option<Choice>,
+    /// Why it came to that, where it asked for `auto`.
+    pub decision: Option<Arc<Decision>>,
     /// How urgent it is.
     pub class: Class,
     /// When its client pays.
@@ -82,6 +106,8 @@ pub struct Served {
     pub revision: Arc<str>,
     /// The worker that runs it.
     pub worker: Arc<str>,
+    /// What `auto` came to, where it was asked for.
+    pub decision: Option<Arc<Decision>>,
     /// How long the request waited for a slot.
     pub queued: Duration,
     /// How the caller stands to its limits.
@@ -188,7 +214,7 @@ impl Gateway {
         let plan = tries.plan();
         let job = Job {
             request: Arc::clone(&ask.body),
-            model: Arc::clone(&plan.pool),
+            model: Arc::clone(&plan.sent),
             asked: Arc::clone(&served.model),
             id: ask.answer_id().into(),
             resumable: resume::can(ask, plan),
@@ -284,9 +310,9 @@ impl Gateway {
         if !self.allows(access, model) {
             return Err(router::Error::UnknownModel(model.to_owned()));
         }
-        let plan = |kind| self.router.resolve(model, kind, Class::default());
-        match plan(Kind::Generate) {
-            Err(router::Error::WrongKind { kind, .. }) => plan(kind),
+        let choice = self.router.choose(model, String::new)?;
+        match choice.plan(Kind::Generate, Class::default()) {
+            Err(router::Error::WrongKind { kind, .. }) => choice.plan(kind, Class::default()),
             plan => plan,
         }
     }
@@ -300,30 +326,45 @@ impl Gateway {
     /// Whether a key may ask for a model by this name.
     #[must_use]
     pub fn allows(&self, access: &Access, model: &str) -> bool {
-        let is_named = access.allows(model) || access.allows(self.router.own_name(model));
+        let is_named = access.allows(model) || access.allows(&self.router.own_name(model));
+        is_named && self.is_open(access, model)
+    }
+
+    /// Whether a model is there for this key's project.
+    fn is_open(&self, access: &Access, model: &str) -> bool {
         // Other organisations' administrators call their projects what they like.
         let is_ours = access.caller.organisation.as_str() == Organisation::DEFAULT;
         let name = is_ours.then_some(access.project_name.as_str());
         let id = access.caller.project.as_str();
-        is_named && self.router.is_open_to(model, id, name)
+        // A revision by its name is there to be tried by whoever decides what serves.
+        let is_tried = is_ours || !self.router.names_revision(model);
+        is_tried && self.router.is_open_to(model, id, name)
     }
 
-    /// In what form the workers want a request of this key's. A model that it may not ask is as good as none.
+    /// What a model's name means for this key and the person behind it, who is always given the same. `None` where it may not
+    /// ask it, or it can't be served, which is said once the request is resolved.
     #[must_use]
-    pub fn speech(&self, access: &Access, model: &str) -> Speech {
-        if self.allows(access, model) {
-            self.router.speech(model)
-        } else {
-            Speech::UNKNOWN
-        }
+    pub fn choose(&self, access: &Access, model: &str, end_user: Option<&str>) -> Option<Choice> {
+        let choice = self.choose_open(access, model, end_user);
+        choice.filter(|_| self.allows(access, model))
+    }
+
+    fn choose_open(&self, access: &Access, model: &str, end_user: Option<&str>) -> Option<Choice> {
+        let Caller { project, key, .. } = &access.caller;
+        let by = || format!("{project} {}", end_user.unwrap_or(key.as_str()));
+        self.router.choose(model, by).ok()
     }
 
     /// What the name means. To a key that may not ask a model, there is none of that name.
     fn resolve<T>(&self, ask: &Ask<T>, kind: Kind) -> Result<Plan, router::Error> {
-        if !self.allows(&ask.access, &ask.model) {
+        // What `auto` may come to was seen to.
+        if ask.decision.is_none() && !self.allows(&ask.access, &ask.model) {
             return Err(router::Error::UnknownModel(ask.model.clone()));
         }
-        self.router.resolve(&ask.model, kind, ask.class)
+        match &ask.choice {
+            Some(choice) => choice.plan(kind, ask.class),
+            None => self.router.resolve(&ask.model, kind, ask.class),
+        }
     }
 }
 
@@ -346,6 +387,8 @@ impl<T> Ask<T> {
             end_user: self.end_user,
             endpoint: self.endpoint,
             model: self.model,
+            choice: self.choice,
+            decision: self.decision,
             class: self.class,
             paying: self.paying,
             arrived: self.arrived,

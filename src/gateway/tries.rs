@@ -131,6 +131,7 @@ impl Tries {
             },
             revision: Arc::clone(&self.plan.revision),
             worker: slot.worker(),
+            decision: ask.decision.clone(),
             queued: self.queued,
             standing: self.standing.clone(),
         };
@@ -141,6 +142,10 @@ impl Tries {
             end_user: ask.end_user.clone(),
             model: Arc::clone(&self.asked.model),
             revision: Arc::clone(&self.plan.revision),
+            route: ask
+                .decision
+                .as_ref()
+                .map(|decision| decision.to_string().into()),
             worker: slot.worker(),
             endpoint: ask.endpoint,
             class: ask.class,
@@ -248,9 +253,10 @@ impl Tries {
             if let Ok(plan) = router.resolve(name, self.kind, self.need.class) {
                 self.plan = plan;
                 // It is asked in the vertical's words all the same.
-                if let Some(profile) = &self.asked.profile {
-                    let revision = format!("{}#{}", self.plan.revision, profile.revision());
-                    self.plan.revision = revision.into();
+                if self.asked.profile.is_some()
+                    && let Some((_, id)) = self.asked.revision.rsplit_once('#')
+                {
+                    self.plan.revision = format!("{}#{id}", self.plan.revision).into();
                 }
                 self.left = self.retries;
                 self.need.avoid.clear();

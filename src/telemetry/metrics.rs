@@ -6,6 +6,7 @@
 mod ledger;
 mod make;
 mod members;
+mod verticals;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub use ledger::LedgerMetrics;
 use make::{counters, gauges, histograms};
 pub use members::{MemberMetrics, MembersMetrics};
 use serde::{Deserialize, Serialize};
+pub use verticals::VerticalMetrics;
 
 use crate::types::{Charge, Endpoint, Money, Recovered, State, Usage, UsageRow};
 
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub members: MembersMetrics,
     /// What the ledger's writer reports.
     pub ledger: LedgerMetrics,
+    /// What becomes of vertical models' requests.
+    pub verticals: VerticalMetrics,
 }
 
 struct Requests {
@@ -205,6 +209,7 @@ impl Metrics {
             engines: Engines::new(&r)?,
             members: MembersMetrics::new(&r)?,
             ledger: LedgerMetrics::new(&r)?,
+            verticals: VerticalMetrics::new(&r)?,
             registry: r,
         })
     }

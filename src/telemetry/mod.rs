@@ -7,6 +7,6 @@ mod metrics;
 
 pub use logs::init_logs;
 pub use metrics::{
-    LedgerMetrics, MemberMetrics, MembersMetrics, Metrics, PoolMetrics, WorkerMetrics,
-    WorkerReading,
+    LedgerMetrics, MemberMetrics, MembersMetrics, Metrics, PoolMetrics, VerticalMetrics,
+    WorkerMetrics, WorkerReading,
 };

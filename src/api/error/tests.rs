@@ -88,6 +88,7 @@ fn inner() -> Vec<(&'static str, ApiError)> {
             }
             .into(),
         ),
+        ("closed", router::Error::Closed(model()).into()),
         ("queue full", scheduler::Error::QueueFull.into()),
         ("own queue full", scheduler::Error::TenantQueueFull.into()),
         ("queue timeout", scheduler::Error::QueueTimeout.into()),

@@ -13,9 +13,11 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::outgoing::Source;
 use crate::api::error::ApiError;
 use crate::api::limits;
-use crate::gateway::{self, Answer, Served};
+use crate::gateway::{self, Decision, Served};
+use crate::guard::Found;
 use crate::types::{CallDelta, Delta, Event, Finish, TokenLogprob, ToolCall, Usage};
 
 /// Frames that may wait for a slow client.
@@ -102,10 +104,11 @@ impl Gathered {
 /// Reads as many answers as were asked for to their end, and gives them in the endpoint's form, or as a worker wrote them that
 /// speaks it.
 pub(super) async fn whole(
-    mut answer: Answer,
+    answer: impl Into<Source>,
     answers: u32,
     form: impl FnOnce(Whole) -> Response,
 ) -> Result<Response, ApiError> {
+    let mut answer = answer.into();
     match gather(&mut answer, answers).await? {
         Gathering::Own(whole) => Ok(form(whole)),
         Gathering::Relayed(body) => relayed(body, answer).await,
@@ -118,7 +121,7 @@ enum Gathering {
     Relayed(Bytes),
 }
 
-async fn gather(answer: &mut Answer, answers: u32) -> Result<Gathering, ApiError> {
+async fn gather(answer: &mut Source, answers: u32) -> Result<Gathering, ApiError> {
     let mut choices: Vec<_> = (0..answers).map(|_| Gathered::default()).collect();
     // A worker that breaks the order of its events is a fault of this side.
     while let Some(event) = answer.next().await {
@@ -145,13 +148,13 @@ async fn gather(answer: &mut Answer, answers: u32) -> Result<Gathering, ApiError
 }
 
 /// Reads an answer whole that a worker wrote in the client's form.
-pub(super) async fn whole_relayed(answer: Answer) -> Result<Response, ApiError> {
+pub(super) async fn whole_relayed(answer: impl Into<Source>) -> Result<Response, ApiError> {
     let own_form = |_| ApiError::internal().into_response();
     whole(answer, 0, own_form).await
 }
 
 /// A body that is there waits for its charge.
-async fn relayed(body: Bytes, mut answer: Answer) -> Result<Response, ApiError> {
+async fn relayed(body: Bytes, mut answer: Source) -> Result<Response, ApiError> {
     match answer.next().await {
         Some(Ok(Event::End { .. })) => {
             let json = HeaderValue::from_static("application/json");
@@ -167,7 +170,8 @@ fn at(choices: &mut [Gathered], choice: u32) -> Option<&mut Gathered> {
 }
 
 /// Sends an answer as it comes. Each event becomes frames; the last ones come once its charge stands.
-pub(super) fn streamed(mut answer: Answer, shape: impl Shape) -> Response {
+pub(super) fn streamed(answer: impl Into<Source>, shape: impl Shape) -> Response {
+    let mut answer = answer.into();
     answer.delivers();
     let (frames, reader) = mpsc::channel(FRAMES);
     tokio::spawn(pump(answer, shape, frames, STALL));
@@ -184,7 +188,7 @@ pub(super) fn streamed(mut answer: Answer, shape: impl Shape) -> Response {
 /// A task of its own, since a connection whose client stops reading isn't asked for more: nobody would
 /// notice, and the slot would be held for ever. Ending it drops the answer, which frees the slot and books what
 /// was generated.
-async fn pump(mut answer: Answer, shape: impl Shape, frames: mpsc::Sender<Bytes>, stall: Duration) {
+async fn pump(mut answer: Source, shape: impl Shape, frames: mpsc::Sender<Bytes>, stall: Duration) {
     let mut writer = Writer {
         shape,
         begun: HashSet::new(),
@@ -301,6 +305,35 @@ fn failure(error: ApiError) -> Vec<u8> {
     format!("data: {}\n\n", error.event()).into()
 }
 
+/// What the model's rules did to the request, each rule with its action.
+pub(super) fn with_found(mut response: Response, found: &Found) -> Response {
+    let all = found.all().map(|(rule, action)| format!("{rule}={action}"));
+    let all = all.collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::from_str(&all)
+        && !all.is_empty()
+    {
+        response.headers_mut().insert("x-forebay-guard", value);
+    }
+    response
+}
+
+/// What `auto` came to, and why.
+fn routed(headers: &mut HeaderMap, decision: &Decision) {
+    let mut insert = |name: &'static str, text: &str| {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    };
+    insert("x-forebay-model", &decision.model);
+    insert("x-forebay-route-by", decision.by);
+    let took_ms = decision.took.as_secs_f64() * 1000.0;
+    insert("x-forebay-route-ms", &format!("{took_ms:.3}"));
+    if let Some((vertical, score)) = &decision.nearest {
+        insert("x-forebay-route-nearest", vertical);
+        insert("x-forebay-route-score", &format!("{score:.4}"));
+    }
+}
+
 /// Who served, how long the request waited, and how the caller stands to its limits.
 pub(super) fn with_headers(mut response: Response, served: &Served) -> Response {
     let headers: &mut HeaderMap = response.headers_mut();
@@ -308,6 +341,12 @@ pub(super) fn with_headers(mut response: Response, served: &Served) -> Response 
     headers.insert("x-forebay-queue-ms", HeaderValue::from(queued));
     if let Ok(worker) = HeaderValue::from_str(&served.worker) {
         headers.insert("x-forebay-served-by", worker);
+    }
+    if let Some(decision) = &served.decision {
+        routed(headers, decision);
+    }
+    if let Ok(revision) = HeaderValue::from_str(&served.revision) {
+        headers.insert("x-forebay-revision", revision);
     }
     limits::insert(headers, &served.standing);
     response

@@ -11,11 +11,14 @@ pub(super) mod uploads;
 
 mod answer;
 mod form;
+mod incoming;
 mod logprobs;
+mod outgoing;
 mod profile;
 mod relay;
 mod sampling;
 pub(super) mod schemas;
+mod shadow;
 mod unsupported;
 
 use serde::Serialize;

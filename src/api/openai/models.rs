@@ -42,6 +42,7 @@ pub(in crate::api) async fn list(
         .gateway
         .router
         .names()
+        .iter()
         .filter(|name| api.gateway.allows(&access, name))
         .map(|name| model(&api, name))
         .collect();
@@ -65,7 +66,7 @@ pub(in crate::api) async fn retrieve(
     Authenticated(access): Authenticated,
     Path(name): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    if api.gateway.allows(&access, &name) && api.gateway.router.names().any(|known| known == name) {
+    if api.gateway.allows(&access, &name) && api.gateway.router.knows(&name) {
         return Ok(Json(model(&api, &name)));
     }
     Err(gateway::Error::from(router::Error::UnknownModel(name)).into())

@@ -1,17 +1,22 @@
 //! What a vertical adds to a request, in the request's own words: so it holds for engines in this process and for remote
 //! workers alike, for every field there is.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::relay::{Peeked, peek};
+use super::incoming::admitted;
+use super::relay::{Peeked, Shadow, peek, written};
 use crate::api::Api;
 use crate::api::asked::Asked;
 use crate::api::error::ApiError;
+use crate::guard::{Found, Side};
+use crate::router::Choice;
 use crate::tenancy::Access;
-use crate::types::{Class, Endpoint, Example, Profile};
+use crate::types::{AUTO, Class, Endpoint, Example, Profile};
 
 /// Fields that say the same.
 const SAME: [[&str; 2]; 4] = [
@@ -36,12 +41,50 @@ pub(super) async fn profiled(
 pub(super) async fn with_profile(
     api: &Api,
     (access, class): (&Access, Class),
-    peeked: Peeked,
+    mut peeked: Peeked,
     endpoint: Endpoint,
 ) -> Result<Peeked, ApiError> {
-    let model = &peeked.model;
-    let profile = api.gateway.router.profile(model);
-    let Some(profile) = profile.filter(|_| api.gateway.allows(access, model)) else {
+    let (gateway, end_user) = (&api.gateway, peeked.end_user());
+    if peeked.model == AUTO {
+        let (text, tools) = (question(&peeked), peeked.names_tools());
+        let routed = gateway.route((access, class), &text, tools, end_user.as_deref());
+        if let Some((choice, decision)) = routed.await {
+            peeked.choice = Some(choice);
+            peeked.decision = Some(Arc::new(decision));
+        }
+    } else {
+        peeked.choice = gateway.choose(access, &peeked.model, end_user.as_deref());
+    }
+    let Some(choice) = peeked.choice.clone() else {
+        return Ok(peeked);
+    };
+    let shadow = choice.shadow().map(|choice| Shadow {
+        body: peeked.body().clone(),
+        choice,
+    });
+    let (model, mut found) = (Arc::clone(choice.model()), Found::default());
+    let decision = peeked.decision.clone();
+    let turns = (peeked, choice);
+    let told = told(api, (access, class), turns, endpoint, &mut found).await;
+    let verticals = &api.gateway.metrics.verticals;
+    verticals.guard(&model, Side::Input, &found);
+    let mut peeked = told?;
+    peeked.decision = decision;
+    peeked.found = found;
+    peeked.shadow = shadow;
+    Ok(peeked)
+}
+
+/// The request as this revision has it; what its rules find in it goes into `found`.
+pub(super) async fn told(
+    api: &Api,
+    (access, class): (&Access, Class),
+    (peeked, choice): (Peeked, Choice),
+    endpoint: Endpoint,
+    found: &mut Found,
+) -> Result<Peeked, ApiError> {
+    let peeked = admitted(peeked, choice.guards(), endpoint, found)?;
+    let Some(profile) = choice.profile() else {
         return Ok(peeked);
     };
     if endpoint == Endpoint::Completions && !profile.is_of_texts() {
@@ -54,7 +97,7 @@ pub(super) async fn with_profile(
             let question = question(&peeked);
             let nearest = api
                 .gateway
-                .nearest((access, class), model, profile, &question);
+                .nearest((access, class), &choice, profile, &question);
             let nearest = nearest.await?.into_iter();
             nearest
                 .filter_map(|index| profile.examples.get(index))
@@ -62,12 +105,30 @@ pub(super) async fn with_profile(
         }
         _ => profile.examples.iter().collect(),
     };
-    applied(&peeked, profile, &shown, endpoint)
+    let mut told = applied(&peeked, profile, &shown, endpoint)?;
+    told.choice = Some(choice);
+    Ok(told)
+}
+
+/// Lets a question be compared with the suite that its vertical was tried on, where its project opted in.
+pub(super) fn sample(api: &Api, asked: &Asked, peeked: &Peeked) {
+    let Some(choice) = peeked.choice.as_ref() else {
+        return;
+    };
+    if choice.drift().is_some() {
+        let access = asked.shared_access();
+        api.gateway.sample(&access, choice, question(peeked));
+    }
 }
 
 /// What the user said last; empty where it is no text, which is the decoder's to refuse.
 fn question(peeked: &Peeked) -> String {
     let messages = peeked.values().find(|(name, _)| *name == "messages");
+    if messages.is_none()
+        && let Some((_, prompt)) = peeked.values().find(|(name, _)| *name == "prompt")
+    {
+        return serde_json::from_str(prompt).unwrap_or_default();
+    }
     let turns = messages.and_then(|(_, turns)| serde_json::from_str::<Vec<Turn>>(turns).ok());
     let last = turns
         .into_iter()
@@ -113,12 +174,7 @@ fn applied(
     {
         *messages = conversation(messages, profile, shown)?;
     }
-    let written = fields
-        .iter()
-        .map(|(name, value)| format!("{}:{value}", json!(name)));
-    let body = format!("{{{}}}", written.collect::<Vec<_>>().join(","));
-    // Its path may name the model, which then stands in no field.
-    peek(body.into(), Some(&peeked.model))
+    written(&fields, &peeked.model)
 }
 
 /// A field's name, and the other one that says the same.
@@ -153,14 +209,14 @@ fn conversation(messages: &str, profile: &Profile, shown: &[&Example]) -> Result
         return Err(ApiError::invalid(Some("messages"), message));
     }
     let mut turns = Vec::with_capacity(rest.len() + 1 + 2 * shown.len());
-    if let Some(system) = &profile.system {
+    if let Some(system) = profile.orders() {
         let mut content = json!(system);
         if let Some((first, others)) = rest.split_first()
             && let Ok(turn) = serde_json::from_str::<Turn>(first.get())
             && matches!(turn.role.as_deref(), Some("system" | "developer"))
             && let Some(own) = turn.content
         {
-            content = joined(system, own)?;
+            content = joined(&system, own)?;
             rest = others;
         }
         turns.push(json!({"role": "system", "content": content}).to_string());

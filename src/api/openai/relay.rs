@@ -2,20 +2,25 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use axum::response::Response;
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::answer::{streamed, whole_relayed, with_headers};
+use super::outgoing::Source;
 use super::sampling::{StreamOptions, Tier, choices};
 use crate::api::Api;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body;
 use crate::api::error::ApiError;
-use crate::gateway::Ask;
+use crate::gateway::{Ask, Decision};
+use crate::guard::Found;
+use crate::router::{Choice, Speech};
 use crate::types::{Class, Endpoint, Field, Generate, Relay};
 
 /// Fields by which requests are authorised, limited, scheduled and billed.
@@ -43,6 +48,20 @@ pub(super) struct Peeked {
     body: Bytes,
     fields: Vec<Field>,
     pub(super) model: String,
+    /// What the model came to, once it was looked up.
+    pub(super) choice: Option<Choice>,
+    /// What `auto` came to, where it was asked for.
+    pub(super) decision: Option<Arc<Decision>>,
+    /// What the model's rules found in it.
+    pub(super) found: Found,
+    /// Another revision that is to be asked the same.
+    pub(super) shadow: Option<Shadow>,
+}
+
+/// A request as it came, for a revision that answers nobody.
+pub(super) struct Shadow {
+    pub(super) body: Bytes,
+    pub(super) choice: Choice,
 }
 
 /// What the gateway has to know beside the model.
@@ -75,6 +94,10 @@ pub(super) fn peek(bytes: Bytes, deployment: Option<&str>) -> Result<Peeked, Api
         body: bytes,
         fields,
         model: String::new(),
+        choice: None,
+        decision: None,
+        found: Found::default(),
+        shadow: None,
     };
     let model = match deployment {
         Some(name) => Some(name.to_owned()),
@@ -83,6 +106,15 @@ pub(super) fn peek(bytes: Bytes, deployment: Option<&str>) -> Result<Peeked, Api
     let missing = || ApiError::invalid(Some("model"), "missing field `model`");
     peeked.model = model.ok_or_else(missing)?;
     Ok(peeked)
+}
+
+/// A request of these fields. The model's name is told beside them, since a path may name it.
+pub(super) fn written(fields: &[(&str, String)], model: &str) -> Result<Peeked, ApiError> {
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", json!(name)));
+    let body = format!("{{{}}}", fields.collect::<Vec<_>>().join(","));
+    peek(body.into(), Some(model))
 }
 
 /// Some servers read names without regard to case: they would act on what was not looked at here.
@@ -102,6 +134,37 @@ impl Peeked {
                 std::str::from_utf8(value).unwrap_or("null"),
             )
         })
+    }
+
+    /// The model that answers it, by its own name.
+    pub(super) fn answers(&self) -> &str {
+        let choice = self.choice.as_ref();
+        choice.map_or(&self.model, |choice| choice.model())
+    }
+
+    /// All of it, as it is written.
+    pub(super) fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// In what form the workers want it. A model that can't be asked is as good as none.
+    pub(super) fn speech(&self) -> Speech {
+        let choice = self.choice.as_ref();
+        choice.map_or(Speech::UNKNOWN, Choice::speech)
+    }
+
+    /// The person behind the caller, in the caller's own words; what can't be read is refused later.
+    pub(super) fn end_user(&self) -> Option<String> {
+        let field = |name| self.field::<String>(name).ok().flatten();
+        field("safety_identifier").or_else(|| field("user"))
+    }
+
+    /// Whether it names tools.
+    pub(super) fn names_tools(&self) -> bool {
+        let names = |(name, value): (&str, &str)| {
+            ["tools", "functions"].contains(&name) && !["null", "[]"].contains(&value)
+        };
+        self.values().any(names)
     }
 
     /// The whole body, to be taken apart after all.
@@ -191,10 +254,13 @@ pub(super) async fn answer(
         .as_ref()
         .is_some_and(|relay| relay.streams);
     let ask = Ask {
-        class: asked.class(known.class),
+        class: asked.class_for(peeked.choice.as_ref(), known.class),
+        choice: peeked.choice.clone(),
+        decision: peeked.decision.clone(),
         ..asked.ask(endpoint, &peeked.model, known.end_user, known.request)
     };
     let (served, begun) = api.gateway.generate(ask).await?;
+    let begun = Source::new(begun, api, peeked.choice.as_ref());
     let response = if streams {
         streamed(begun, Never)
     } else {

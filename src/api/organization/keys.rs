@@ -214,11 +214,12 @@ pub(in crate::api) async fn create(
     Json(body): Json<Create>,
 ) -> Result<Answer<KeyObject>, ApiError> {
     let project = project(&api, &administrator, &id).await?;
+    let known = api.gateway.router.names();
     if let Some(unknown) = body
         .models
         .iter()
         .flatten()
-        .find(|model| api.gateway.router.names().all(|name| name != *model))
+        .find(|model| !known.contains(model))
     {
         let message = format!("there is no model {unknown:?}");
         return Err(ApiError::invalid(Some("models"), &message));

@@ -6,6 +6,7 @@ pub(super) mod audit;
 pub(super) mod costs;
 pub(super) mod keys;
 mod limit;
+pub(super) mod models;
 pub(super) mod projects;
 pub(super) mod queue;
 pub(super) mod rate_limits;

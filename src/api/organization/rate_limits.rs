@@ -68,7 +68,7 @@ pub(in crate::api) async fn modify(
 ) -> Result<Answer<RateLimitObject>, ApiError> {
     let project = project(&api, &administrator, &id).await?;
     let model = match limit.strip_prefix(OF_MODEL) {
-        Some(model) if api.gateway.router.names().any(|name| name == model) => {
+        Some(model) if api.gateway.router.names().iter().any(|name| name == model) => {
             Some(model.to_owned())
         }
         None if limit == ALL_MODELS => None,

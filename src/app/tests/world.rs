@@ -268,6 +268,8 @@ impl World {
             end_user: None,
             endpoint: Endpoint::Chat,
             model: MODEL.into(),
+            choice: None,
+            decision: None,
             class: if asked.batch {
                 Class::Batch
             } else {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::gateway::Answer;
 use crate::metering::Meter;
 use crate::metering::{Flight, Metering, Options};
 use crate::telemetry::Metrics;
@@ -69,6 +70,7 @@ impl Desk {
             end_user: None,
             model: "m".into(),
             revision: "r".into(),
+            route: None,
             worker: "w".into(),
             endpoint: Endpoint::Chat,
             class: Class::Standard,
@@ -89,8 +91,8 @@ impl Desk {
 fn meter(
     flight: Flight,
     events: impl Stream<Item = Result<Event, Failure>> + Send + 'static,
-) -> Answer {
-    Meter::new(Box::pin(events), flight, Instant::now()).into()
+) -> Source {
+    Answer::from(Meter::new(Box::pin(events), flight, Instant::now())).into()
 }
 
 fn delta(choice: u32, text: &str) -> Event {

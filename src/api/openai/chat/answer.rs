@@ -27,7 +27,9 @@ impl Manner {
         match finish {
             Finish::ToolCalls if self.forced => Finish::Stop.as_str(),
             Finish::ToolCalls if self.legacy => "function_call",
-            Finish::ToolCalls | Finish::Stop | Finish::Length => finish.as_str(),
+            Finish::ToolCalls | Finish::Stop | Finish::Length | Finish::ContentFilter => {
+                finish.as_str()
+            }
         }
     }
 }

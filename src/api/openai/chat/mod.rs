@@ -11,18 +11,20 @@ use jiff::Timestamp;
 
 use self::answer::Chat;
 use self::request::Request;
-use super::answer::{streamed, whole, with_headers};
+use super::answer::{streamed, whole, with_found, with_headers};
 use super::fingerprint;
-use super::profile::profiled;
+use super::outgoing::Source;
+use super::profile::{profiled, sample};
 use super::relay::{self, Peeked};
 use super::sampling::Tier;
+use super::shadow;
 use crate::api::asked::Asked;
 use crate::api::body::Raw;
 use crate::api::error::ApiError;
 use crate::api::openapi::{IdempotencyKey, ModelErrors};
 use crate::api::{Api, Shared};
 use crate::gateway::Ask;
-use crate::types::{Endpoint, Prompt};
+use crate::types::{Endpoint, Generate, Prompt};
 
 /// Answers a conversation.
 #[utoipa::path(
@@ -42,17 +44,20 @@ use crate::types::{Endpoint, Prompt};
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = profiled(&api, &asked, bytes, Endpoint::Chat).await;
-    let peeked = match peeked {
+    let mut peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),
     };
-    let speech = api.gateway.speech(asked.access(), &peeked.model);
+    shadow::ask(&api, &asked, &mut peeked, Endpoint::Chat);
+    sample(&api, &asked, &peeked);
+    let speech = peeked.speech();
     let answer = if speech.decoded {
         decoded(&api, asked, &peeked, speech.relayed).await
     } else {
         relay::answer(&api, asked, Endpoint::Chat, &peeked).await
     };
-    observed(&api, Endpoint::Chat, &peeked.model, answer)
+    let answer = answer.map(|answer| with_found(answer, &peeked.found));
+    observed(&api, Endpoint::Chat, peeked.answers(), answer)
 }
 
 async fn decoded(
@@ -64,7 +69,10 @@ async fn decoded(
     let mut request: Request = peeked.decode()?;
     let streams = request.streams();
     let end_user = request.end_user()?;
-    let (manner, class) = (request.manner(), asked.class(request.class()));
+    let (manner, class) = (
+        request.manner(),
+        asked.class_for(peeked.choice.as_ref(), request.class()),
+    );
     let tier = request.names_tier().then(|| Tier::name(class));
     let mut body = request.decode()?;
     if relayed {
@@ -73,10 +81,13 @@ async fn decoded(
     let answers = body.answers();
     let ask = Ask {
         class,
+        choice: peeked.choice.clone(),
+        decision: peeked.decision.clone(),
         ..asked.ask(Endpoint::Chat, &peeked.model, end_user, body)
     };
     let id = ask.answer_id();
     let (served, begun) = api.gateway.generate(ask).await?;
+    let begun = Source::new(begun, api, peeked.choice.as_ref());
     let chat = Chat {
         id,
         created: Timestamp::now().as_second(),
@@ -92,6 +103,11 @@ async fn decoded(
         whole(begun, answers, json).await?
     };
     Ok(with_headers(response, &served))
+}
+
+/// What a request asks.
+pub(super) fn decode(peeked: &Peeked) -> Result<Generate, ApiError> {
+    peeked.decode::<Request>()?.decode()
 }
 
 /// The prompt that a request's body asks with.
@@ -113,7 +129,7 @@ pub(super) fn observed(
     let label = api.gateway.router.label(model);
     api.gateway
         .metrics
-        .request(endpoint, label, response.status().as_u16());
+        .request(endpoint, &label, response.status().as_u16());
     response
 }
 

@@ -11,18 +11,21 @@ use jiff::Timestamp;
 
 use self::answer::Text;
 use self::request::Request;
-use super::answer::{streamed, whole, with_headers};
+use super::answer::{streamed, whole, with_found, with_headers};
 use super::chat::observed;
 use super::fingerprint;
-use super::profile::profiled;
+use super::outgoing::Source;
+use super::profile::{profiled, sample};
 use super::relay::{self, Peeked};
+use super::shadow;
 use crate::api::Api;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body::Raw;
 use crate::api::error::ApiError;
 use crate::api::openapi::{IdempotencyKey, ModelErrors};
-use crate::types::Endpoint;
+use crate::gateway::Ask;
+use crate::types::{Endpoint, Generate};
 
 /// Goes on where a text ends.
 #[utoipa::path(
@@ -42,17 +45,25 @@ use crate::types::Endpoint;
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
     let peeked = profiled(&api, &asked, bytes, Endpoint::Completions).await;
-    let peeked = match peeked {
+    let mut peeked = match peeked {
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
     };
-    let speech = api.gateway.speech(asked.access(), &peeked.model);
+    shadow::ask(&api, &asked, &mut peeked, Endpoint::Completions);
+    sample(&api, &asked, &peeked);
+    let speech = peeked.speech();
     let answer = if speech.decoded {
         decoded(&api, asked, &peeked, speech.relayed).await
     } else {
         relay::answer(&api, asked, Endpoint::Completions, &peeked).await
     };
-    observed(&api, Endpoint::Completions, &peeked.model, answer)
+    let answer = answer.map(|answer| with_found(answer, &peeked.found));
+    observed(&api, Endpoint::Completions, peeked.answers(), answer)
+}
+
+/// What a request asks.
+pub(super) fn decode(peeked: &Peeked) -> Result<Generate, ApiError> {
+    peeked.decode::<Request>()?.decode()
 }
 
 async fn decoded(
@@ -71,9 +82,15 @@ async fn decoded(
     }
     let answers = body.answers();
     let asks_logprobs = body.top_logprobs.is_some();
-    let ask = asked.ask(Endpoint::Completions, &peeked.model, end_user, body);
+    let ask = Ask {
+        class: asked.class_for(peeked.choice.as_ref(), None),
+        choice: peeked.choice.clone(),
+        decision: peeked.decision.clone(),
+        ..asked.ask(Endpoint::Completions, &peeked.model, end_user, body)
+    };
     let id = ask.answer_id();
     let (served, begun) = api.gateway.generate(ask).await?;
+    let begun = Source::new(begun, api, peeked.choice.as_ref());
     let text = Text::new(
         id,
         Timestamp::now().as_second(),
