@@ -6,7 +6,7 @@ use crate::harness::root;
 
 const MAX_LINES: usize = 600;
 /// In the order in which a request meets them. Imports point down only.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "api",
     "gateway",
     "batch",
@@ -18,6 +18,7 @@ const ORDER: [&str; 12] = [
     "metering",
     "telemetry",
     "config",
+    "guard",
     "types",
 ];
 /// The wiring, which may name everything.
