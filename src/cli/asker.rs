@@ -14,7 +14,7 @@ use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::config::Config;
-use crate::eval::{Item, Run, Suite, Task, Tried};
+use crate::eval::{Item, Run, Scored, Suite, Task, Tried};
 use crate::router::Router;
 use crate::types::{Class, Money, Usage};
 
@@ -213,7 +213,7 @@ impl Asker {
         }
         let scored = match error {
             Some(error) => Err(error),
-            None => task.score(item, &answers),
+            None => self.scored(task, item, &answers),
         };
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let (score, said, error) = match scored {
@@ -234,6 +234,17 @@ impl Asker {
         (tried, revisions)
     }
 
+    /// What the answers are worth, which others may be asked for.
+    fn scored(&self, task: &Task, item: &Item, answers: &[Value]) -> Result<Scored, String> {
+        let mut others = Vec::new();
+        for follow_up in task.follow_ups(item, answers) {
+            let told = self.send(follow_up.path, &follow_up.body);
+            let (answer, _) = told.map_err(|error| format!("{error:#}"))?;
+            others.push(answer);
+        }
+        task.score_with(item, answers, &others)
+    }
+
     /// By the config's prices; a model that isn't in it costs nothing here.
     fn amount(&self, model: &str, usage: &Value) -> Money {
         let tokens = |value: &Value| {
@@ -252,11 +263,15 @@ impl Asker {
 
     /// Again and again while there is no room for it. Gives the answer, and what was said before it.
     pub(super) fn ask(&self, body: &Value) -> Result<(Value, HeaderMap)> {
+        self.send("/v1/chat/completions", body)
+    }
+
+    fn send(&self, path: &str, body: &Value) -> Result<(Value, HeaderMap)> {
         let began = Instant::now();
         loop {
             let mut answer = self
                 .agent
-                .post(format!("{}/v1/chat/completions", self.url))
+                .post(format!("{}{path}", self.url))
                 .header("authorization", format!("Bearer {}", self.key))
                 .header("content-type", "application/json")
                 .send(&body.to_string())?;

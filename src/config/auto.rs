@@ -14,7 +14,8 @@ pub struct AutoConfig {
     pub embedding: String,
     /// A file of questions that are for no vertical, as those of a route: what is nearer to these goes to none.
     pub examples: Option<PathBuf>,
-    /// How near a question must be to a vertical's examples, as a cosine; `forebay eval route` fits it.
+    /// How much nearer a question must be to a vertical's examples than to the next one's, or to those for none, in cosine;
+    /// `forebay eval route` fits it.
     pub threshold: f64,
     /// The examples of a vertical that count, the nearest ones.
     #[serde(default = "neighbours")]

@@ -7,11 +7,13 @@ mod ask;
 mod page;
 mod report;
 mod score;
+mod second;
 mod stats;
 mod suite;
 mod words;
 
 pub use report::{Comparison, ModelReport, Report, Run, Tried, compared};
 pub use score::Scored;
+pub use second::FollowUp;
 pub use stats::{Interval, interval, mean, paired_p};
 pub use suite::{Item, Suite, Task};

@@ -44,6 +44,32 @@ pub(super) enum Scorer {
     F1,
     /// The longest common sequence of words, as ROUGE-L counts it (ACL W04-1013).
     RougeL,
+    /// How near the text is to `expected`, by the vectors of an embedding model: their cosine, or whether it is at least so
+    /// much.
+    Similarity {
+        embedding: String,
+        #[serde(default)]
+        at_least: Option<f64>,
+    },
+    /// Whether a model finds the text better than `expected`, which is asked twice with their places changed
+    /// (arXiv 2306.05685): 1 better, 0.5 neither, 0 worse.
+    Judge {
+        model: String,
+        #[serde(default = "better")]
+        criterion: String,
+    },
+    /// The share of the text's sentences that `expected`, a passage or several, support: as a model judges, or where most of a
+    /// sentence's words stand in one of them.
+    Grounding {
+        #[serde(default)]
+        judge: Option<String>,
+    },
+    /// Whether the model refuses, as `expected` says that it should or should not.
+    Refusal,
+}
+
+fn better() -> String {
+    "Which answer is better?".into()
 }
 
 /// What a choice's log-probability is divided by.
@@ -77,7 +103,12 @@ impl Scorer {
                     return Err("expected is none of the choices".into());
                 }
             }
-            Self::Exact | Self::Normalised | Self::F1 | Self::RougeL => {
+            Self::Exact
+            | Self::Normalised
+            | Self::F1
+            | Self::RougeL
+            | Self::Similarity { .. }
+            | Self::Judge { .. } => {
                 text()?;
             }
             Self::Number { .. } => {
@@ -88,6 +119,19 @@ impl Scorer {
             }
             Self::JsonSchema => {
                 jsonschema::validator_for(&item.expected).map_err(|error| error.to_string())?;
+            }
+            Self::Grounding { .. } => {
+                let is_text = |passage: &Value| passage.is_string();
+                let passages = item.expected.as_array();
+                let all = passages.is_some_and(|all| !all.is_empty() && all.iter().all(is_text));
+                if !all && !item.expected.is_string() {
+                    return Err("expected must be a passage, or a list of passages".into());
+                }
+            }
+            Self::Refusal => {
+                item.expected
+                    .as_bool()
+                    .ok_or("expected must be true or false")?;
             }
             Self::ToolCall { .. } => {
                 let name = item.expected.get("name").and_then(Value::as_str);
@@ -115,7 +159,12 @@ impl Scorer {
                 .is_ok_and(|value: Value| jsonschema::is_valid(&item.expected, &value)),
             Self::F1 => return words::f1(said, expected),
             Self::RougeL => return words::rouge_l(said, expected),
-            Self::Choice { .. } | Self::ToolCall { .. } => false,
+            Self::Refusal => item.expected.as_bool() == Some(words::refuses(said)),
+            Self::Choice { .. }
+            | Self::ToolCall { .. }
+            | Self::Similarity { .. }
+            | Self::Judge { .. }
+            | Self::Grounding { .. } => false,
         };
         f64::from(u8::from(right))
     }

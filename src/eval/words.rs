@@ -1,6 +1,8 @@
 //! Texts as words.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use regex::Regex;
 
 /// Lower case, without punctuation and English articles, with single blanks.
 pub(super) fn normalised(text: &str) -> String {
@@ -18,6 +20,48 @@ fn words(text: &str) -> Vec<String> {
         .filter(|word| !matches!(*word, "a" | "an" | "the"))
         .map(str::to_owned)
         .collect()
+}
+
+/// The sentences of a text.
+pub(super) fn sentences(text: &str) -> Vec<&str> {
+    let ends = |text: &str| text.ends_with(['.', '!', '?', '\u{3002}']);
+    let mut sentences = Vec::new();
+    for line in text.lines() {
+        let mut begin = 0;
+        for (place, c) in line.char_indices() {
+            let sentence = line.get(begin..place).unwrap_or_default();
+            if c.is_whitespace() && ends(sentence) {
+                sentences.push(sentence);
+                begin = place;
+            }
+        }
+        sentences.push(line.get(begin..).unwrap_or_default());
+    }
+    sentences
+        .into_iter()
+        .map(str::trim)
+        .filter(|sentence| sentence.chars().any(char::is_alphanumeric))
+        .collect()
+}
+
+/// The share of a text's words that another one has.
+#[expect(clippy::cast_precision_loss, reason = "counts of words")]
+pub(super) fn share(text: &str, of: &str) -> f64 {
+    let (text, of): (_, HashSet<_>) = (words(text), words(of).into_iter().collect());
+    let common = text.iter().filter(|word| of.contains(*word)).count();
+    if text.is_empty() {
+        0.0
+    } else {
+        common as f64 / text.len() as f64
+    }
+}
+
+/// Whether whoever says so won't do what was asked.
+pub(super) fn refuses(said: &str) -> bool {
+    const REFUSAL: &str = r"(?i)\b(?:I|we)(?:\s+(?:can(?:no|')t|can not|won't|will not|must decline|refuse)|(?:'m|\s+am|'re|\s+are)\s+(?:unable|not able|not allowed|afraid|sorry))\b";
+    let said = said.replace('\u{2019}', "'");
+    // It is a constant.
+    Regex::new(REFUSAL).is_ok_and(|refusal| refusal.is_match(&said))
 }
 
 /// The last number, with `,` between thousands or without.

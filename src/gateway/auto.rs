@@ -20,8 +20,8 @@ pub struct Decision {
     pub model: Arc<str>,
     /// What decided it: `nearest`, `rule` or `general`.
     pub by: &'static str,
-    /// The model whose examples are nearest, the general one where they are for no vertical, and how near they are, as a
-    /// cosine.
+    /// The model whose examples are nearest, the general one where they are for no vertical, and how much nearer they are
+    /// than the next one's, in cosine.
     pub nearest: Option<(String, f64)>,
     /// How long it took.
     pub took: Duration,
@@ -138,7 +138,7 @@ impl Gateway {
         cheapest.map(|(_, choice)| choice)
     }
 
-    /// What is nearest to a question, and how near it is: a route, or what is for none.
+    /// What is nearest to a question, a route or what is for none, and by how much it is nearer than the next.
     async fn nearest_route<'a>(
         &self,
         caller: (&Access, Class),
@@ -167,7 +167,11 @@ impl Gateway {
         let scores = all().zip(known).filter_map(|((route, _), examples)| {
             Some((route, nearness(examples, asked, auto.neighbours)?))
         });
-        Ok(scores.max_by(|(_, one), (_, other)| one.total_cmp(other)))
+        let mut scores: Vec<_> = scores.collect();
+        scores.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        // How much nearer than the next says more than how near.
+        let next = scores.get(1).map_or(0.0, |(_, score)| *score);
+        Ok(scores.first().map(|(route, score)| (*route, score - next)))
     }
 
     async fn known(&self, auto: &Auto) -> Arc<OnceCell<Vec<Vec<Vec<f32>>>>> {

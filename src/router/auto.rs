@@ -11,7 +11,7 @@ pub struct Auto {
     pub general: String,
     /// The embedding model that questions are compared by.
     pub embedding: String,
-    /// The least that a vertical's score may be.
+    /// How much nearer than the next one a vertical must be, in cosine.
     pub threshold: f64,
     /// The examples of a vertical that count.
     pub neighbours: usize,

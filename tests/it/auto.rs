@@ -53,7 +53,7 @@ fn config(folder: &std::path::Path) -> PathBuf {
     let suite = folder.join("suite.toml");
     std::fs::write(&suite, "name = \"pets\"\n[[task]]\nname = \"t\"\nitems = \"items.jsonl\"\nmax_tokens = 2\nscore = { by = \"rouge_l\" }\n").unwrap();
     let models = format!(
-        "[auto]\ngeneral = \"{CHAT}\"\nembedding = \"{EMBEDDINGS}\"\nthreshold = 0.4\nneighbours = 2
+        "[auto]\ngeneral = \"{CHAT}\"\nembedding = \"{EMBEDDINGS}\"\nthreshold = 0.1\nneighbours = 2
          [[model]]\nname = \"pets\"\nbase = \"{CHAT}\"\nsystem = \"Vet.\"\nroute = {{ examples = \"{pets}\" }}
          gate = {{ suite = \"{}\", bar = 0 }}
          drift = {{ projects = [\"local\"], embedding = \"{EMBEDDINGS}\", sample_percent = 100 }}

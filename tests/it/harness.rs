@@ -208,6 +208,11 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What `forebay ARGUMENTS` says, and how it ends.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
     /// What `forebay ARGUMENTS` says when it fails.
     pub(crate) fn refusal(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();

@@ -30,6 +30,7 @@ mod ledger;
 mod mistralrs;
 mod openapi;
 mod parity;
+mod pick;
 mod remote;
 mod replicas;
 mod rollout;

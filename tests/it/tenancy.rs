@@ -416,24 +416,26 @@ async fn streams_that_are_dropped_leave_no_reservation_and_pay_for_what_they_got
 
 /// What another tenant has, and what there is none of: both are to look the same.
 struct Other {
-    real: [String; 6],
+    real: [String; 7],
 }
 
-const IN_BRACES: [&str; 6] = [
+const IN_BRACES: [&str; 7] = [
     "{project}",
     "{key}",
     "{limit}",
     "{file}",
     "{upload}",
     "{batch}",
+    "{model}",
 ];
-const MADE_UP: [&str; 6] = [
+const MADE_UP: [&str; 7] = [
     "proj_none",
     "key_none",
     "rl-none",
     "file-none",
     "upload_none",
     "batch_none",
+    "model-none",
 ];
 
 impl Other {
@@ -508,6 +510,7 @@ async fn a_tenant_finds_nothing_of_anothers() {
             a_file(&server, &key).await,
             an_upload(&server, &key).await,
             a_batch(&server, &key).await,
+            CHAT.into(),
         ],
     };
     let (_, mine) = admin.project("mine", json!({})).await;
