@@ -4,6 +4,7 @@ mod batches;
 mod files;
 mod ledger;
 mod invoices;
+mod models;
 mod notices;
 mod replays;
 mod replicas;

@@ -96,6 +96,7 @@ impl Sqlite {
             std::fs::create_dir_all(folder)
                 .map_err(|error| unusable(format!("{}: {error}", folder.display())))?;
         }
+        let alone = migrating(&path).await?;
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -115,6 +116,7 @@ impl Sqlite {
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await?;
+        drop(alone);
         assert_durable(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -222,6 +224,23 @@ impl Sqlite {
             }
         }
     }
+}
+
+/// Waits until no other process makes or migrates this store: sqlx sees to that for databases that have locks of their
+/// own.
+async fn migrating(path: &Path) -> Result<File, StoreError> {
+    let path = with_suffix(path, ".migrate");
+    let wait = move || {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        let locked = file.and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|error| unusable(format!("{}: {error}", path.display())))
+    };
+    let waited = tokio::task::spawn_blocking(wait).await;
+    waited.map_err(|_| unusable("a store that is migrated could not be waited for"))?
 }
 
 fn unreadable(error: std::io::Error) -> StoreError {

@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::BertModel;
@@ -21,9 +19,9 @@ impl Encoder {
     /// One line about `model.safetensors`.
     pub(super) fn load(folder: &Folder) -> std::result::Result<Self, String> {
         let path = folder.transformer.join("model.safetensors");
-        let weights = std::fs::read(&path).map_err(|error| failed(&path, &error))?;
-        let weights = laid_out(&weights).map_err(|error| failed(&path, &error))?;
-        let weights = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+        let bytes = std::fs::read(&path).map_err(|error| failed(&path, &error))?;
+        let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)
+            .map_err(|error| failed(&path, &error))?;
         let model =
             BertModel::load(weights, &folder.config).map_err(|error| failed(&path, &error))?;
         Ok(Self {
@@ -65,18 +63,6 @@ impl Encoder {
         }
         vector
     }
-}
-
-/// The weights, each matrix by columns. They are multiplied with as they are transposed: by rows each of them would be copied
-/// anew for every batch, which for a short text takes longer than the product.
-fn laid_out(file: &[u8]) -> Result<HashMap<String, Tensor>> {
-    let mut weights = candle_core::safetensors::load_buffer(file, &Device::Cpu)?;
-    for (name, weight) in &mut weights {
-        if weight.rank() == 2 && !name.contains("embeddings.") {
-            *weight = weight.t()?.contiguous()?.t()?;
-        }
-    }
-    Ok(weights)
 }
 
 /// Zeros stand where a row is shorter than the widest.
