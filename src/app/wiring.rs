@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::DEFAULT_ORGANISATION;
-use super::models::{self, Following};
+use super::models::{Following, Site};
 use crate::api::{self, Api, InnerDoor};
 use crate::batch::{self, Batches};
 use crate::config::{Config, WorkerConfig};
@@ -90,8 +90,8 @@ impl App {
         background.extend(upkeep(
             &metering, ledger, membership, &metrics, alone, &stop,
         ));
-        let gates = models::gates(config)?;
-        let table = models::settle(config, &gates, &*store).await?;
+        let site = Site::read(config)?;
+        let table = site.settle(&*store).await?;
         let (scheduler, tending) = schedule(config, start(&metrics)?, &metrics, &stop);
         background.extend(tending);
         let gateway = Gateway {
@@ -107,7 +107,7 @@ impl App {
             verticals: Verticals::default(),
         };
         let gateway = Arc::new(gateway);
-        let (configs, following) = Following::new(config, gates, &gateway);
+        let (configs, following) = Following::new(site, &gateway);
         background.push(tokio::spawn(following.run(stop.clone())));
         let api = Arc::new(Api {
             gateway,

@@ -113,7 +113,7 @@ fn run(arguments: Arguments) -> Result<()> {
             block_on(app::serve(config, config_path(path)))
         }
         Command::Check => {
-            checked(path)?;
+            app::models::Site::read(&checked(path)?)?;
             eprintln!("forebay: the config is good");
             Ok(())
         }

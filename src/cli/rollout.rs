@@ -2,16 +2,16 @@
 
 use std::io::{Write, stdout};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::asker::{Asker, GatewayArguments};
 use super::eval::kept;
-use crate::app::models::{configured, gates};
+use crate::app::models::Site;
 use crate::config::Config;
 use crate::eval::{Report, Suite};
-use crate::router::{Rollout, RolloutError, Standing};
+use crate::router::{Rollout, RolloutError, Router, Standing};
 use crate::types::{Actor, Evaluation, EvaluationQuery, Page, Serving, Store, StoredRevision};
 
 #[derive(Subcommand)]
@@ -111,14 +111,17 @@ struct Here<'a> {
 impl Here<'_> {
     /// A model as the config has it, and a revision of it: that of the config, where none is named.
     async fn find(&self, model: &str, id: Option<&str>) -> Result<(Standing, StoredRevision)> {
-        let all = configured(self.config, &gates(self.config)?)?;
-        let found = all.into_iter().find(|(one, _)| one.model == model);
-        let (standing, own) =
-            found.ok_or_else(|| anyhow!("the config has no [[model]] {model:?}"))?;
-        self.rollout.store.define(&own).await?;
+        let site = Site::read(self.config)?;
+        let own = site.revisions().iter().find(|one| one.model == model);
+        let own = own.ok_or_else(|| anyhow!("the config has no [[model]] {model:?}"))?;
+        self.rollout.store.define(own).await?;
+        let table = site.table(self.rollout.store).await?;
+        let mut standings = Router::from(table).standings().into_iter();
+        let standing = standings.find(|one| one.model == model);
+        let standing = standing.context("its table has no such model")?;
         let revision = match id {
             Some(id) => self.rollout.find(model, id).await?,
-            None => own,
+            None => own.clone(),
         };
         Ok((standing, revision))
     }

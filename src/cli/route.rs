@@ -64,7 +64,12 @@ impl Went {
     }
 
     fn is_right(&self) -> bool {
-        self.model == self.expected
+        let found = if self.by == "nearest" {
+            &self.nearest
+        } else {
+            &self.model
+        };
+        *found == self.expected
     }
 }
 
@@ -103,7 +108,7 @@ pub(super) fn run(arguments: &RouteArguments, config: &Config) -> Result<()> {
                 let kept = went.iter().filter(sent).count();
                 writeln!(
                     out,
-                    "\nthreshold = {threshold:.3} sends {kept} of {} to a vertical, {share} of them or more to the right one",
+                    "\nthreshold = {threshold:.4} sends {kept} of {} to a vertical, {share} of them or more to the right one",
                     went.len()
                 )?;
             }

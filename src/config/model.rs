@@ -1,6 +1,8 @@
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -120,7 +122,11 @@ impl ModelConfig {
     pub fn adapter(&self) -> Option<Adapter> {
         let path = self.adapter.clone()?;
         let scale = self.adapter_scale.unwrap_or(1.0);
-        Some(Adapter { path, scale })
+        Some(Adapter {
+            content: adapter_content(&path),
+            path,
+            scale,
+        })
     }
 
     /// Whether remote workers know its adapter by a name.
@@ -198,15 +204,10 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::profile`].
     pub fn definition(&self) -> Result<Definition, String> {
-        let adapter = self.adapter();
-        let content = adapter
-            .as_ref()
-            .map(|adapter| adapter_content(&adapter.path));
         Ok(Definition {
             base: self.base().clone(),
-            adapter_content: content.unwrap_or_default(),
             adapter_name: self.adapter_name.as_deref().map(Arc::from),
-            adapter: adapter.map(Arc::new),
+            adapter: self.adapter().map(Arc::new),
             profile: self.profile()?.map(Arc::new),
         })
     }
@@ -275,21 +276,39 @@ impl ModelConfig {
     }
 }
 
-/// A name for the content of an adapter's file; empty where it can't be read, which whoever loads it will say.
+/// A file's length, when it changed, and the name of its content.
+type Content = (u64, SystemTime, String);
+
+/// A name for the content of an adapter's file; empty where it can't be read, which whoever loads it will say. A file that
+/// looks as it did is not read again.
 #[must_use]
 pub fn adapter_content(path: &Path) -> String {
-    let mut hash = crc32fast::Hasher::new();
-    let read = std::fs::File::open(path).and_then(|mut file| {
-        let mut piece = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut piece)? {
-                0 => return Ok(()),
-                read => hash.update(piece.get(..read).unwrap_or_default()),
-            }
+    static KNOWN: LazyLock<Mutex<HashMap<PathBuf, Content>>> = LazyLock::new(Mutex::default);
+    let Ok((length, changed)) =
+        std::fs::metadata(path).and_then(|file| Ok((file.len(), file.modified()?)))
+    else {
+        return String::new();
+    };
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((before, then, content)) = known().get(path)
+        && (*before, *then) == (length, changed)
+    {
+        return content.clone();
+    }
+    let Ok(content) = sum_of(path) else {
+        return String::new();
+    };
+    known().insert(path.to_owned(), (length, changed, content.clone()));
+    content
+}
+
+fn sum_of(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut hash) = (std::fs::File::open(path)?, crc32fast::Hasher::new());
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(format!("{:08x}", hash.finalize())),
+            read => hash.update(piece.get(..read).unwrap_or_default()),
         }
-    });
-    match read {
-        Ok(()) => format!("{:08x}", hash.finalize()),
-        Err(_) => String::new(),
     }
 }

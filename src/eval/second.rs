@@ -80,8 +80,7 @@ impl Task {
             Scorer::Judge { .. } => {
                 let verdict = |answer: Option<&Value>, own: char| {
                     let text = answer.map(|answer| said(std::slice::from_ref(answer)));
-                    let letter =
-                        text.and_then(|text| text.chars().find(|c| matches!(c, 'A' | 'B' | 'C')));
+                    let letter = text.and_then(words::letter);
                     // Who doesn't say prefers neither.
                     match letter {
                         Some('C') | None => 0.5,
@@ -213,6 +212,7 @@ mod tests {
         assert_eq!(score("B", "A"), 0.0);
         assert_eq!(score("C", "B"), 0.75);
         assert_eq!(score("hm", ""), 0.5);
+        assert_eq!(score("Answer A is", "Correct: B"), 1.0);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Interval {
 /// The mean; 0 of none.
 #[must_use]
 pub fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
     values.iter().sum::<f64>() / count(values)
 }
 

@@ -56,6 +56,13 @@ pub(super) fn share(text: &str, of: &str) -> f64 {
     }
 }
 
+/// The first of A, B and C that stands by itself.
+pub(super) fn letter(text: &str) -> Option<char> {
+    let mut words = text.split(|c: char| !c.is_alphanumeric());
+    let word = words.find(|word| matches!(*word, "A" | "B" | "C"))?;
+    word.chars().next()
+}
+
 /// Whether whoever says so won't do what was asked.
 pub(super) fn refuses(said: &str) -> bool {
     const REFUSAL: &str = r"(?i)\b(?:I|we)(?:\s+(?:can(?:no|')t|can not|won't|will not|must decline|refuse)|(?:'m|\s+am|'re|\s+are)\s+(?:unable|not able|not allowed|afraid|sorry))\b";

@@ -9,9 +9,9 @@ use tokio::sync::{Mutex, OnceCell};
 
 use super::nearest::dot;
 use super::{Error, Gateway};
-use crate::router::{Auto, Choice, Question, Route};
+use crate::router::{Auto, Choice, Question};
 use crate::tenancy::Access;
-use crate::types::{AUTO, Class, Organisation};
+use crate::types::{AUTO, Class, Usage};
 
 /// What a request for `auto` came to, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +48,14 @@ fn nearness(examples: &[Vec<f32>], asked: &[f32], neighbours: usize) -> Option<f
     (count > 0.0).then_some(sum / count)
 }
 
+/// What prices are compared by.
+const USUAL: Usage = Usage {
+    prompt_tokens: 200,
+    cached_tokens: 0,
+    completion_tokens: 200,
+    reasoning_tokens: 0,
+};
+
 /// Where the verticals' examples stand, each route's, as the config that has this version has them.
 type Known = (String, Arc<OnceCell<Vec<Vec<Vec<f32>>>>>);
 
@@ -66,7 +74,7 @@ impl Gateway {
     ) -> Option<(Choice, Decision)> {
         let auto = self.router.auto()?;
         let began = Instant::now();
-        let is_ours = access.caller.organisation.as_str() == Organisation::DEFAULT;
+        let is_ours = access.is_of_the_site();
         let question = Question {
             text,
             tools,
@@ -75,44 +83,55 @@ impl Gateway {
                 is_ours.then_some(access.project_name.as_str()),
             ),
         };
-        let nearest = match self.nearest_route((access, class), &auto, text).await {
-            Ok(nearest) => nearest,
-            Err(error) => {
-                // A question that can't be compared is still to be answered.
-                tracing::warn!(%error, "auto goes by its rules alone");
-                None
-            }
-        };
+        // Of what this key may not ask nobody learns that it is there.
+        let open: Vec<_> = auto
+            .routes
+            .iter()
+            .map(|route| self.cheapest(access, &route.members, class, end_user))
+            .collect();
+        let nearest = self
+            .nearest_route((access, class), &auto, &open, text)
+            .await;
+        let nearest = nearest.unwrap_or_else(|error| {
+            // A question that can't be compared is still to be answered.
+            tracing::warn!(%error, "auto goes by its rules alone");
+            None
+        });
         let near = nearest.filter(|(_, score)| *score >= auto.threshold);
         let sure = near.and_then(|(route, _)| route);
-        let by_rule = || auto.routes.iter().find(|route| route.fits(&question));
-        let routes = [
-            ("nearest", sure),
-            ("rule", sure.is_none().then(by_rule).flatten()),
-        ];
-        let told = nearest.map(|(route, score)| {
+        let fits = |route: &usize| {
+            let is_open = open.get(*route).is_some_and(Option::is_some);
+            is_open
+                && auto
+                    .routes
+                    .get(*route)
+                    .is_some_and(|one| one.fits(&question))
+        };
+        let (by, route) = match sure {
+            Some(route) => ("nearest", Some(route)),
+            None => ("rule", (0..auto.routes.len()).find(fits)),
+        };
+        let chosen = route.and_then(|route| open.get(route).cloned().flatten());
+        let (by, choice) = match chosen {
+            Some(choice) => (by, choice),
+            None => {
+                let general = std::slice::from_ref(&auto.general);
+                ("general", self.cheapest(access, general, class, end_user)?)
+            }
+        };
+        self.metrics.verticals.routed(choice.model(), by);
+        let nearest = nearest.map(|(route, score)| {
+            let route = route.and_then(|route| auto.routes.get(route));
             let name = route.map_or(&auto.general, |route| &route.model);
             (name.clone(), score)
         });
-        let decided = |choice: Choice, by| {
-            let decision = Decision {
-                model: Arc::clone(choice.model()),
-                by,
-                nearest: told.clone(),
-                took: began.elapsed(),
-            };
-            self.metrics.verticals.routed(choice.model(), by);
-            (choice, decision)
+        let decision = Decision {
+            model: Arc::clone(choice.model()),
+            by,
+            nearest,
+            took: began.elapsed(),
         };
-        for (by, route) in routes {
-            let members = route.map_or(&[][..], |route| &route.members);
-            if let Some(choice) = self.cheapest(access, members, class, end_user) {
-                return Some(decided(choice, by));
-            }
-        }
-        let general = std::slice::from_ref(&auto.general);
-        let choice = self.cheapest(access, general, class, end_user)?;
-        Some(decided(choice, "general"))
+        Some((choice, decision))
     }
 
     /// Of models that this key may ask and that may serve, the one that costs least.
@@ -128,35 +147,31 @@ impl Gateway {
         };
         let choices = models.iter().filter(may).filter_map(|model| {
             let choice = self.choose_open(access, model, end_user)?;
-            let price = self.router.price(model, class)?;
-            Some((
-                price.prompt_pico.saturating_add(price.completion_pico),
-                choice,
-            ))
+            Some((self.router.price(model, class)?.amount(&USUAL), choice))
         });
         let cheapest = choices.min_by_key(|(price, _)| *price);
         cheapest.map(|(_, choice)| choice)
     }
 
-    /// What is nearest to a question, a route or what is for none, and by how much it is nearer than the next.
-    async fn nearest_route<'a>(
+    /// What is nearest to a question, one of the open routes or what is for none, and by how much it is nearer than the next.
+    async fn nearest_route(
         &self,
         caller: (&Access, Class),
-        auto: &'a Auto,
+        auto: &Auto,
+        open: &[Option<Choice>],
         text: &str,
-    ) -> Result<Option<(Option<&'a Route>, f64)>, Error> {
-        let all = || {
-            let routes = auto.routes.iter();
-            let routes = routes.map(|route| (Some(route), &route.examples));
-            routes.chain([(None, &auto.others)])
-        };
-        if text.trim().is_empty() || all().all(|(_, examples)| examples.is_empty()) {
+    ) -> Result<Option<(Option<usize>, f64)>, Error> {
+        let routes = || auto.routes.iter().map(|route| &route.examples);
+        let all = || routes().chain([&auto.others]);
+        if text.trim().is_empty() || all().all(Vec::is_empty) {
             return Ok(None);
         }
         let known = self.known(auto).await;
         let known = known.get_or_try_init(async || {
+            // Everybody else waits for it.
+            let caller = (caller.0, Class::Interactive);
             let mut known = Vec::with_capacity(auto.routes.len() + 1);
-            for (_, examples) in all() {
+            for examples in all() {
                 known.push(self.vectors_of(caller, &auto.embedding, examples).await?);
             }
             Ok::<_, Error>(known)
@@ -164,14 +179,19 @@ impl Gateway {
         let known = known.await?;
         let asked = self.embedded(caller, &auto.embedding, &[text]).await?;
         let asked = asked.first().map_or(&[][..], Vec::as_slice);
-        let scores = all().zip(known).filter_map(|((route, _), examples)| {
-            Some((route, nearness(examples, asked, auto.neighbours)?))
+        let scores = known.iter().enumerate().filter_map(|(place, examples)| {
+            let score = nearness(examples, asked, auto.neighbours)?;
+            match open.get(place) {
+                Some(None) => None,
+                Some(Some(_)) => Some((Some(place), score)),
+                None => Some((None, score)),
+            }
         });
         let mut scores: Vec<_> = scores.collect();
         scores.sort_by(|(_, one), (_, other)| other.total_cmp(one));
         // How much nearer than the next says more than how near.
         let next = scores.get(1).map_or(0.0, |(_, score)| *score);
-        Ok(scores.first().map(|(route, score)| (*route, score - next)))
+        Ok(scores.first().map(|(place, score)| (*place, score - next)))
     }
 
     async fn known(&self, auto: &Auto) -> Arc<OnceCell<Vec<Vec<Vec<f32>>>>> {

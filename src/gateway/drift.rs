@@ -12,7 +12,7 @@ use super::nearest::dot;
 use super::{Error, Gateway};
 use crate::router::{Choice, DriftOf};
 use crate::tenancy::Access;
-use crate::types::{Class, Organisation};
+use crate::types::Class;
 
 /// What is known of each vertical's questions, by its name and its suite.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Gateway {
         let Some(drift) = choice.drift() else {
             return;
         };
-        let is_ours = access.caller.organisation.as_str() == Organisation::DEFAULT;
+        let is_ours = access.is_of_the_site();
         let opted_in = drift.projects.iter().any(|project| {
             project == access.caller.project.as_str()
                 || (is_ours && *project == access.project_name)
@@ -62,7 +62,7 @@ impl Gateway {
         drift: &DriftOf,
         question: &str,
     ) -> Result<(), Error> {
-        let name = format!("{model} {}", drift.suite);
+        let name = format!("{model} {} {}", drift.suite, drift.embedding);
         let known = Arc::clone(self.verticals.drift.0.entry(name).or_default().value());
         let caller = (access, Class::Batch);
         let suite = known.suite.get_or_try_init(async || {
@@ -81,7 +81,7 @@ impl Gateway {
             .fold(-1.0, f32::max);
         let mut last = known.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.push_back(near);
-        if last.len() > drift.window {
+        while last.len() > drift.window {
             last.pop_front();
         }
         let mean = mean(last.iter().copied());

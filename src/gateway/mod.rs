@@ -23,8 +23,8 @@ use crate::scheduler::{self, Scheduler, Slot};
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Access, Limiter, Refused, Standing, Tenancy};
 use crate::types::{
-    Caller, Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Organisation,
-    Paying, Plan, RequestId, Store, Tokenize, Tokenized, Usage,
+    Caller, Class, Embed, EmbedJob, Embedded, Endpoint, Failure, Generate, Job, Kind, Paying, Plan,
+    RequestId, Store, Tokenize, Tokenized, Usage,
 };
 use attempt::Attempt;
 use auto::Routes;
@@ -104,6 +104,8 @@ pub struct Served {
     pub model: Arc<str>,
     /// What that name meant when the request came.
     pub revision: Arc<str>,
+    /// Whether the caller may know that: it names the site's own models and files.
+    pub shows_revision: bool,
     /// The worker that runs it.
     pub worker: Arc<str>,
     /// What `auto` came to, where it was asked for.
@@ -285,10 +287,10 @@ impl Gateway {
     pub async fn tokenize(
         &self,
         access: &Access,
-        model: &str,
+        (model, choice): (&str, Option<&Choice>),
         ask: Tokenize,
     ) -> Result<Tokenized, Error> {
-        let plan = self.plan(access, model)?;
+        let plan = self.plan(access, model, choice)?;
         Ok(self.scheduler.tokenize(&plan, ask).await?)
     }
 
@@ -302,15 +304,23 @@ impl Gateway {
         model: &str,
         tokens: Vec<u32>,
     ) -> Result<String, Error> {
-        let plan = self.plan(access, model)?;
+        let plan = self.plan(access, model, None)?;
         Ok(self.scheduler.detokenize(&plan, tokens).await?)
     }
 
-    fn plan(&self, access: &Access, model: &str) -> Result<Plan, router::Error> {
+    fn plan(
+        &self,
+        access: &Access,
+        model: &str,
+        choice: Option<&Choice>,
+    ) -> Result<Plan, router::Error> {
         if !self.allows(access, model) {
             return Err(router::Error::UnknownModel(model.to_owned()));
         }
-        let choice = self.router.choose(model, String::new)?;
+        let choice = match choice {
+            Some(choice) => choice.clone(),
+            None => self.router.choose(model, || None)?,
+        };
         match choice.plan(Kind::Generate, Class::default()) {
             Err(router::Error::WrongKind { kind, .. }) => choice.plan(kind, Class::default()),
             plan => plan,
@@ -333,7 +343,7 @@ impl Gateway {
     /// Whether a model is there for this key's project.
     fn is_open(&self, access: &Access, model: &str) -> bool {
         // Other organisations' administrators call their projects what they like.
-        let is_ours = access.caller.organisation.as_str() == Organisation::DEFAULT;
+        let is_ours = access.is_of_the_site();
         let name = is_ours.then_some(access.project_name.as_str());
         let id = access.caller.project.as_str();
         // A revision by its name is there to be tried by whoever decides what serves.
@@ -351,8 +361,18 @@ impl Gateway {
 
     fn choose_open(&self, access: &Access, model: &str, end_user: Option<&str>) -> Option<Choice> {
         let Caller { project, key, .. } = &access.caller;
-        let by = || format!("{project} {}", end_user.unwrap_or(key.as_str()));
+        let by = || Some(format!("{project} {}", end_user.unwrap_or(key.as_str())));
         self.router.choose(model, by).ok()
+    }
+
+    /// Why a request can't be served whose model came to nothing.
+    #[must_use]
+    pub fn refusal(&self, access: &Access, model: &str) -> Error {
+        if self.allows(access, model) {
+            self.router.refusal(model).into()
+        } else {
+            router::Error::UnknownModel(model.to_owned()).into()
+        }
     }
 
     /// What the name means. To a key that may not ask a model, there is none of that name.

@@ -19,6 +19,7 @@ pub(super) fn of(ask: &Ask<Arc<Generate>>, plan: &Plan) -> Vec<u64> {
     let mut beginnings = Beginnings::default();
     if let Some(adapter) = &plan.adapter {
         adapter.path.hash(&mut beginnings.hasher);
+        adapter.content.hash(&mut beginnings.hasher);
         beginnings.mark();
     }
     ask.access.caller.project.hash(&mut beginnings.hasher);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Error, Gateway};
 use crate::router::Choice;
@@ -18,15 +18,26 @@ const AT_ONCE: usize = 4;
 const USUAL_TOKENS: u64 = 256;
 
 /// Room for shadows.
-pub(super) struct Shadows(Semaphore);
+pub(super) struct Shadows(Arc<Semaphore>);
 
 impl Default for Shadows {
     fn default() -> Self {
-        Self(Semaphore::new(AT_ONCE))
+        Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 }
 
 impl Gateway {
+    /// Room for one more, which holds as long as this does.
+    pub fn room_for_shadow(&self, choice: &Choice) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.verticals.shadows.0)
+            .try_acquire_owned()
+            .ok();
+        if room.is_none() {
+            self.metrics.verticals.shadow(choice.model(), "skipped", 0);
+        }
+        room
+    }
+
     /// Asks a revision. It stands in no ledger and counts against no limit, and waits in the batch class in the tenant's own turn.
     pub async fn shadow(
         &self,
@@ -39,9 +50,6 @@ impl Gateway {
             self.metrics
                 .verticals
                 .shadow(choice.model(), outcome, tokens);
-        };
-        let Ok(_room) = self.verticals.shadows.0.try_acquire() else {
-            return told("skipped", 0);
         };
         match self.ask_shadow(access, choice, request, body).await {
             Ok(tokens) => told("answered", tokens),

@@ -130,6 +130,7 @@ impl Tries {
                 ask.model.as_str().into()
             },
             revision: Arc::clone(&self.plan.revision),
+            shows_revision: ask.access.is_of_the_site(),
             worker: slot.worker(),
             decision: ask.decision.clone(),
             queued: self.queued,

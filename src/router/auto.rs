@@ -51,7 +51,10 @@ pub struct Question<'a> {
 
 impl Auto {
     /// `None` where the config has none.
-    pub(super) fn new(config: &Config) -> Result<Option<Self>, String> {
+    ///
+    /// # Errors
+    /// A file of examples that can't be read; a checked config has none.
+    pub fn new(config: &Config) -> Result<Option<Self>, String> {
         let Some(auto) = &config.auto else {
             return Ok(None);
         };

@@ -94,10 +94,15 @@ impl Router {
     }
 
     /// What a name means for whoever asks: `by` names them where some get another revision than others, always the same.
+    /// Whoever has no name gets what serves.
     ///
     /// # Errors
     /// There is no such model, or none of its revisions may serve.
-    pub fn choose(&self, model: &str, by: impl FnOnce() -> String) -> Result<Choice, Error> {
+    pub fn choose(
+        &self,
+        model: &str,
+        by: impl FnOnce() -> Option<String>,
+    ) -> Result<Choice, Error> {
         self.table().choose(model, by)
     }
 
@@ -106,7 +111,7 @@ impl Router {
     /// # Errors
     /// As [`Router::choose`], or it can't do what is asked.
     pub fn resolve(&self, model: &str, kind: Kind, class: Class) -> Result<Plan, Error> {
-        self.choose(model, String::new)?.plan(kind, class)
+        self.choose(model, || None)?.plan(kind, class)
     }
 
     /// What a model costs now for requests of this class, whether or not it may serve.
@@ -128,6 +133,13 @@ impl Router {
             Some((served, Some(id))) => served.revision(id).is_some(),
             found => found.is_some(),
         }
+    }
+
+    /// Why a request for this name can't be served now.
+    #[must_use]
+    pub fn refusal(&self, model: &str) -> Error {
+        let refusal = self.choose(model, || None).err();
+        refusal.unwrap_or_else(|| Error::Closed(model.to_owned()))
     }
 
     /// Whether a project, by its id or by the name that the config may call it, may ask for a model. A model that there

@@ -1,5 +1,7 @@
 //! Which revision of a model serves, and what may be put in its place.
 
+use std::collections::BTreeSet;
+
 use crate::types::{
     Act, Actor, Evaluation, EvaluationQuery, Organisation, Page, Serving, Share, Store, StoreError,
     StoredRevision,
@@ -24,6 +26,8 @@ pub struct Standing {
     pub configured: String,
     /// What a revision must reach before it serves.
     pub gate: Option<Gate>,
+    /// The ids of the revisions that can be run; `None` where nobody has looked.
+    pub runnable: Option<BTreeSet<String>>,
 }
 
 /// Why other revisions don't serve.
@@ -46,6 +50,14 @@ pub enum RolloutError {
     /// Nothing serves whose users could be shared.
     #[error("no revision serves {0:?}: promote one first")]
     NothingServes(String),
+    /// Its adapter's file is another one, or no worker runs its base.
+    #[error("{revision} of {model:?} can't be run as it was: its adapter or its base is gone")]
+    CantRun {
+        /// The model.
+        model: String,
+        /// Its id.
+        revision: String,
+    },
     /// It is what serves.
     #[error("{revision} serves {model:?} already")]
     Serves {
@@ -97,7 +109,18 @@ impl Standing {
             model: served.name.to_string(),
             configured: served.configured.clone(),
             gate: served.gate.clone(),
+            runnable: Some(served.revisions.keys().cloned().collect()),
         }
+    }
+}
+
+impl Standing {
+    fn check_runs(&self, id: &str) -> Result<(), RolloutError> {
+        let runs = self.runnable.as_ref().is_none_or(|all| all.contains(id));
+        runs.then_some(()).ok_or_else(|| RolloutError::CantRun {
+            model: self.model.clone(),
+            revision: id.to_owned(),
+        })
     }
 }
 
@@ -181,12 +204,18 @@ impl Rollout<'_> {
         revision: &StoredRevision,
     ) -> Result<bool, RolloutError> {
         self.store.define(revision).await?;
-        let state = self.state(&standing.model).await?;
-        if state.is_some_and(|state| state.configured == revision.id) {
-            return Ok(false);
+        loop {
+            let state = self.state(&standing.model).await?;
+            if state.is_some_and(|state| state.configured == revision.id) {
+                return Ok(false);
+            }
+            match self.promote(standing, revision).await {
+                Ok(_) => return Ok(true),
+                // Another replica was faster, with the same config or another one.
+                Err(RolloutError::Store(StoreError::InUse(_))) => {}
+                Err(error) => return Err(error),
+            }
         }
-        self.promote(standing, revision).await?;
-        Ok(true)
     }
 
     /// From now on this revision serves, if the gate lets it.
@@ -198,6 +227,7 @@ impl Rollout<'_> {
         standing: &Standing,
         revision: &StoredRevision,
     ) -> Result<Serving, RolloutError> {
+        standing.check_runs(&revision.id)?;
         let name = revision.definition.name();
         self.ask_gate(&name, standing.gate.as_ref()).await?;
         let state = self.state(&standing.model).await?;
@@ -210,8 +240,12 @@ impl Rollout<'_> {
         };
         let next = Serving {
             model: standing.model.clone(),
-            version: state.map_or(0, |state| state.version) + 1,
-            configured: standing.configured.clone(),
+            version: state.as_ref().map_or(0, |state| state.version) + 1,
+            configured: match state {
+                // What the config says may be another thing, which nobody has asked the gate about.
+                Some(state) if revision.id != standing.configured => state.configured,
+                _ => standing.configured.clone(),
+            },
             revision: revision.id.clone(),
             previous,
             canary: None,
@@ -230,9 +264,10 @@ impl Rollout<'_> {
         let none = || RolloutError::NoPrevious(model.clone());
         let state = state.ok_or_else(none)?;
         let previous = state.previous.ok_or_else(none)?;
+        standing.check_runs(&previous)?;
         let next = Serving {
             version: state.version + 1,
-            configured: standing.configured.clone(),
+            configured: state.configured,
             previous: Some(state.revision),
             revision: previous,
             canary: None,
@@ -293,6 +328,9 @@ impl Rollout<'_> {
                 model: model.clone(),
                 revision: revision.definition.name(),
             });
+        }
+        if let Some((revision, _)) = share {
+            standing.check_runs(&revision.id)?;
         }
         state.version += 1;
         Ok(state)

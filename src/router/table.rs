@@ -18,7 +18,7 @@ use crate::types::{
 const SHORTEST_ID: usize = 4;
 
 /// What stands in the store beside the config.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Stored {
     /// All revisions.
     pub revisions: Vec<StoredRevision>,
@@ -26,6 +26,10 @@ pub struct Stored {
     pub serving: Vec<Serving>,
     /// What revisions must reach before they serve, by model.
     pub gates: BTreeMap<String, Gate>,
+    /// What the config says of models, where its files were read already.
+    pub definitions: BTreeMap<String, Definition>,
+    /// How `auto` is decided, where that was read already.
+    pub auto: Option<Arc<Auto>>,
 }
 
 /// What a revision must reach before it serves.
@@ -122,7 +126,6 @@ impl Table {
                 let own = Definition {
                     base: name.clone(),
                     adapter: None,
-                    adapter_content: String::new(),
                     adapter_name: None,
                     profile: None,
                 };
@@ -149,7 +152,10 @@ impl Table {
         Ok(Self {
             models,
             aliases,
-            auto: Auto::new(config)?.map(Arc::new),
+            auto: match &stored.auto {
+                Some(auto) => Some(Arc::clone(auto)),
+                None => Auto::new(config)?.map(Arc::new),
+            },
         })
     }
 
@@ -169,7 +175,11 @@ impl Table {
     }
 
     /// What a name means for whoever asks.
-    pub(super) fn choose(&self, name: &str, by: impl FnOnce() -> String) -> Result<Choice, Error> {
+    pub(super) fn choose(
+        &self,
+        name: &str,
+        by: impl FnOnce() -> Option<String>,
+    ) -> Result<Choice, Error> {
         let unknown = || Error::UnknownModel(name.to_owned());
         let (model, id) = self.find(name).ok_or_else(unknown)?;
         let choice = |revision: &Arc<Revision>, shadow| Choice {
@@ -187,10 +197,12 @@ impl Table {
         if model.canary.is_none() && model.shadow.is_none() {
             return Ok(choice(serving, None));
         }
-        let by = by();
+        let Some(by) = by() else {
+            return Ok(choice(serving, None));
+        };
         let gets = |share: &Option<(Arc<Revision>, f64)>, what: &str| {
             let (revision, percent) = share.as_ref()?;
-            (draw(&[what, name, &by]) < *percent).then(|| Arc::clone(revision))
+            (draw(&[what, &model.name, &by]) < *percent).then(|| Arc::clone(revision))
         };
         let canary = gets(&model.canary, "canary");
         Ok(choice(
@@ -238,7 +250,11 @@ impl Served {
     }
 
     fn named(model: &ModelConfig, config: &Config, stored: &Stored) -> Result<Self, String> {
-        let mut served = Self::new(&model.name, model.definition()?, config);
+        let own = match stored.definitions.get(&model.name) {
+            Some(own) => own.clone(),
+            None => model.definition()?,
+        };
+        let mut served = Self::new(&model.name, own, config);
         served.prices = model.prices()?.into_iter().map(Prices::from).collect();
         served.projects.clone_from(&model.projects);
         served.fallbacks = model.fallbacks().into();
@@ -317,7 +333,7 @@ fn runnable(kept: &StoredRevision, config: &Config) -> Option<Revision> {
     let (model, id) = (&kept.model, &kept.id);
     let definition = kept.definition.clone();
     if let Some(adapter) = &definition.adapter
-        && adapter_content(&adapter.path) != definition.adapter_content
+        && adapter_content(&adapter.path) != adapter.content
     {
         tracing::warn!(%model, revision = %id, "its adapter's file is another one now: it can't be served");
         return None;

@@ -42,7 +42,7 @@ fn a_model_has_other_names_and_is_billed_by_its_own() {
     let plan = router.resolve("gpt-4o-mini", Kind::Generate, Class::Standard);
     assert_eq!(&*plan.unwrap().model, "base");
     assert_eq!(&*router.label("gpt-4o-mini"), "base");
-    let choice = router.choose("gpt-4o-mini", String::new);
+    let choice = router.choose("gpt-4o-mini", || None);
     assert!(choice.unwrap().speech().decoded);
     assert_eq!(router.names(), ["base", "gpt-4o-mini"]);
 }

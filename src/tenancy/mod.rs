@@ -20,8 +20,8 @@ pub use limiter::{
 pub use notices::{Notices, Webhook};
 
 use crate::types::{
-    Caller, Class, Holder, KeyId, LimitSet, Limits, OrganisationId, Scope, SecretHash, StoreError,
-    TenantStore,
+    Caller, Class, Holder, KeyId, LimitSet, Limits, Organisation, OrganisationId, Scope,
+    SecretHash, StoreError, TenantStore,
 };
 
 /// How long a key that was found is taken for good: changes reach every process within it.
@@ -88,6 +88,12 @@ impl Access {
         self.models
             .as_ref()
             .is_none_or(|models| models.iter().any(|allowed| allowed == model))
+    }
+
+    /// Whether it is of the operator's own organisation, to which the names in the config are known.
+    #[must_use]
+    pub fn is_of_the_site(&self) -> bool {
+        self.caller.organisation.as_str() == Organisation::DEFAULT
     }
 
     /// Whether any of its limits is of tokens or of money, for which a request has to be measured.

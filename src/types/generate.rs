@@ -85,6 +85,9 @@ pub struct Adapter {
     pub path: PathBuf,
     /// What its change of the weights is multiplied with; 1 is as it was trained.
     pub scale: f32,
+    /// A name for the file's content, by which one is told from another of the same name; empty where it could not be read.
+    #[serde(default)]
+    pub content: String,
 }
 
 /// What a model goes on from.

@@ -15,9 +15,6 @@ pub struct Definition {
     pub base: String,
     /// The adapter over the base, where it has one.
     pub adapter: Option<Arc<Adapter>>,
-    /// A name for the adapter's content, which a file of the same name may have another one of.
-    #[serde(default)]
-    pub adapter_content: String,
     /// What remote workers call the adapter that they have loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_name: Option<Arc<str>>,
@@ -188,8 +185,8 @@ mod tests {
             adapter: Some(Arc::new(Adapter {
                 path: "a/law.gguf".into(),
                 scale,
+                content: content.into(),
             })),
-            adapter_content: content.into(),
             adapter_name: None,
             profile: system.map(|system| {
                 Arc::new(Profile {

@@ -345,7 +345,9 @@ pub(super) fn with_headers(mut response: Response, served: &Served) -> Response 
     if let Some(decision) = &served.decision {
         routed(headers, decision);
     }
-    if let Ok(revision) = HeaderValue::from_str(&served.revision) {
+    if served.shows_revision
+        && let Ok(revision) = HeaderValue::from_str(&served.revision)
+    {
         headers.insert("x-forebay-revision", revision);
     }
     limits::insert(headers, &served.standing);

@@ -19,6 +19,7 @@ use crate::api::asked::{Asked, end_user};
 use crate::api::body::Json;
 use crate::api::error::ApiError;
 use crate::api::openapi::{IdempotencyKey, ModelErrors};
+use crate::gateway::Ask;
 use crate::types::{Embed, Endpoint, Input};
 
 const MAX_INPUTS: usize = 2048;
@@ -117,7 +118,13 @@ pub(in crate::api) async fn create(
     let answer = async {
         let end_user = end_user("user", request.user.take())?;
         let body = request.decode();
-        let ask = asked.ask(Endpoint::Embeddings, &model, end_user, body);
+        let choice = api
+            .gateway
+            .choose(asked.access(), &model, end_user.as_deref());
+        let ask = Ask {
+            choice,
+            ..asked.ask(Endpoint::Embeddings, &model, end_user, body)
+        };
         let (served, vectors, usage) = api.gateway.embed(ask).await?;
         let item = |(index, vector)| Item {
             object: "embedding",

@@ -45,7 +45,7 @@ pub(super) async fn with_profile(
     endpoint: Endpoint,
 ) -> Result<Peeked, ApiError> {
     let (gateway, end_user) = (&api.gateway, peeked.end_user());
-    if peeked.model == AUTO {
+    if peeked.model == AUTO && gateway.router.auto().is_some() {
         let (text, tools) = (question(&peeked), peeked.names_tools());
         let routed = gateway.route((access, class), &text, tools, end_user.as_deref());
         if let Some((choice, decision)) = routed.await {

@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::api::asked::{Asked, end_user};
 use crate::api::body;
 use crate::api::error::ApiError;
-use crate::gateway::{Ask, Decision};
+use crate::gateway::{self, Answer, Ask, Decision, Served};
 use crate::guard::Found;
 use crate::router::{Choice, Speech};
 use crate::types::{Class, Endpoint, Field, Generate, Relay};
@@ -159,6 +159,18 @@ impl Peeked {
         field("safety_identifier").or_else(|| field("user"))
     }
 
+    /// Has it answered, by what its model came to and by nothing else: that has said its part already.
+    pub(super) async fn generate(
+        &self,
+        api: &Api,
+        ask: Ask<Generate>,
+    ) -> Result<(Served, Answer), gateway::Error> {
+        if self.choice.is_none() {
+            return Err(api.gateway.refusal(&ask.access, &ask.model));
+        }
+        api.gateway.generate(ask).await
+    }
+
     /// Whether it names tools.
     pub(super) fn names_tools(&self) -> bool {
         let names = |(name, value): (&str, &str)| {
@@ -259,7 +271,7 @@ pub(super) async fn answer(
         decision: peeked.decision.clone(),
         ..asked.ask(endpoint, &peeked.model, known.end_user, known.request)
     };
-    let (served, begun) = api.gateway.generate(ask).await?;
+    let (served, begun) = peeked.generate(api, ask).await?;
     let begun = Source::new(begun, api, peeked.choice.as_ref());
     let response = if streams {
         streamed(begun, Never)

@@ -11,22 +11,44 @@ use crate::api::asked::Asked;
 use crate::api::error::ApiError;
 use crate::guard::Found;
 use crate::tenancy::Access;
-use crate::types::{Class, Endpoint, Generate};
+use crate::types::{Class, Endpoint, Generate, RequestId};
 
-/// Asks it beside the request itself, which doesn't wait for it.
-pub(super) fn ask(api: &Arc<Api>, asked: &Asked, peeked: &mut Peeked, endpoint: Endpoint) {
-    let Some(shadow) = peeked.shadow.take() else {
-        return;
-    };
-    let (api, request) = (Arc::clone(api), asked.request);
-    let (access, model) = (asked.shared_access(), peeked.model.clone());
-    tokio::spawn(async move {
-        let choice = shadow.choice.clone();
-        // What can't be asked is said to whoever asks for the answer.
-        if let Ok(body) = read(&api, &access, shadow, &model, endpoint).await {
-            api.gateway.shadow(&access, &choice, request, body).await;
-        }
-    });
+/// What is to be asked of a revision that answers nobody, once the request itself is answered.
+pub(super) struct Pending {
+    shadow: Shadow,
+    access: Arc<Access>,
+    request: RequestId,
+    model: String,
+}
+
+impl Pending {
+    /// `None` where there is none.
+    pub(super) fn of(asked: &Asked, peeked: &mut Peeked) -> Option<Self> {
+        Some(Self {
+            shadow: peeked.shadow.take()?,
+            access: asked.shared_access(),
+            request: asked.request,
+            model: peeked.model.clone(),
+        })
+    }
+
+    /// Asks it beside the request, which doesn't wait for it.
+    pub(super) fn ask(self, api: &Arc<Api>, endpoint: Endpoint) {
+        let Some(room) = api.gateway.room_for_shadow(&self.shadow.choice) else {
+            return;
+        };
+        let api = Arc::clone(api);
+        tokio::spawn(async move {
+            let choice = self.shadow.choice.clone();
+            // What can't be asked is said to whoever asks for the answer.
+            if let Ok(body) = read(&api, &self.access, self.shadow, &self.model, endpoint).await {
+                api.gateway
+                    .shadow(&self.access, &choice, self.request, body)
+                    .await;
+            }
+            drop(room);
+        });
+    }
 }
 
 async fn read(

@@ -90,7 +90,10 @@ pub(in crate::api) async fn tokenize(
         texts: field(&words, "return_token_strs")?.unwrap_or(false),
         words,
     };
-    let told = api.gateway.tokenize(&access, &model, ask).await?;
+    let told = api
+        .gateway
+        .tokenize(&access, (&model, peeked.choice.as_ref()), ask)
+        .await?;
     Ok(Answer(Tokens {
         count: told.tokens.len(),
         max_model_len: told.context,

@@ -12,7 +12,6 @@ fn revision(model: &str, base: &str) -> StoredRevision {
     let definition = Definition {
         base: base.into(),
         adapter: None,
-        adapter_content: String::new(),
         adapter_name: None,
         profile: None,
     };

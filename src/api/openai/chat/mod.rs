@@ -17,7 +17,7 @@ use super::outgoing::Source;
 use super::profile::{profiled, sample};
 use super::relay::{self, Peeked};
 use super::sampling::Tier;
-use super::shadow;
+use super::shadow::Pending;
 use crate::api::asked::Asked;
 use crate::api::body::Raw;
 use crate::api::error::ApiError;
@@ -48,7 +48,7 @@ pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes):
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Chat, "", Err(error)),
     };
-    shadow::ask(&api, &asked, &mut peeked, Endpoint::Chat);
+    let shadow = Pending::of(&asked, &mut peeked);
     sample(&api, &asked, &peeked);
     let speech = peeked.speech();
     let answer = if speech.decoded {
@@ -57,6 +57,9 @@ pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes):
         relay::answer(&api, asked, Endpoint::Chat, &peeked).await
     };
     let answer = answer.map(|answer| with_found(answer, &peeked.found));
+    if let (Ok(_), Some(shadow)) = (&answer, shadow) {
+        shadow.ask(&api, Endpoint::Chat);
+    }
     observed(&api, Endpoint::Chat, peeked.answers(), answer)
 }
 
@@ -86,7 +89,7 @@ async fn decoded(
         ..asked.ask(Endpoint::Chat, &peeked.model, end_user, body)
     };
     let id = ask.answer_id();
-    let (served, begun) = api.gateway.generate(ask).await?;
+    let (served, begun) = peeked.generate(api, ask).await?;
     let begun = Source::new(begun, api, peeked.choice.as_ref());
     let chat = Chat {
         id,

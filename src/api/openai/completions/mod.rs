@@ -17,7 +17,7 @@ use super::fingerprint;
 use super::outgoing::Source;
 use super::profile::{profiled, sample};
 use super::relay::{self, Peeked};
-use super::shadow;
+use super::shadow::Pending;
 use crate::api::Api;
 use crate::api::Shared;
 use crate::api::asked::{Asked, end_user};
@@ -49,7 +49,7 @@ pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes):
         Ok(peeked) => peeked,
         Err(error) => return observed(&api, Endpoint::Completions, "", Err(error)),
     };
-    shadow::ask(&api, &asked, &mut peeked, Endpoint::Completions);
+    let shadow = Pending::of(&asked, &mut peeked);
     sample(&api, &asked, &peeked);
     let speech = peeked.speech();
     let answer = if speech.decoded {
@@ -58,6 +58,9 @@ pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes):
         relay::answer(&api, asked, Endpoint::Completions, &peeked).await
     };
     let answer = answer.map(|answer| with_found(answer, &peeked.found));
+    if let (Ok(_), Some(shadow)) = (&answer, shadow) {
+        shadow.ask(&api, Endpoint::Completions);
+    }
     observed(&api, Endpoint::Completions, peeked.answers(), answer)
 }
 
@@ -89,7 +92,7 @@ async fn decoded(
         ..asked.ask(Endpoint::Completions, &peeked.model, end_user, body)
     };
     let id = ask.answer_id();
-    let (served, begun) = api.gateway.generate(ask).await?;
+    let (served, begun) = peeked.generate(api, ask).await?;
     let begun = Source::new(begun, api, peeked.choice.as_ref());
     let text = Text::new(
         id,

@@ -10,6 +10,7 @@ use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use super::bank::{Bank, BankSettings};
 use super::model::{Model, check_file};
 use super::urgency::Urgency;
+use crate::config::adapter_content;
 use crate::types::Adapter;
 
 /// An adapter's matrices in memory.
@@ -26,6 +27,12 @@ pub(super) fn load<'a>(
     urgency: &Arc<Urgency>,
 ) -> Result<Bank<'a>, String> {
     check_file(&adapter.path)?;
+    if adapter_content(&adapter.path) != adapter.content {
+        let path = adapter.path.display();
+        return Err(format!(
+            "{path}: it is another file than when the config was read"
+        ));
+    }
     check_kinds(&adapter.path)?;
     let loaded = alias(&model.weights)
         .lora_adapter_init(&adapter.path)
