@@ -63,10 +63,9 @@ impl Filter {
         self.run("", true)
     }
 
-    /// A whole text at once.
+    /// A whole text at once, of which no more comes: nothing has to be looked at but what is there.
     pub fn whole(&mut self, text: &str) -> String {
-        let begun = self.push(text);
-        begun + &self.finish()
+        self.run(text, true)
     }
 
     /// What was found until now.
