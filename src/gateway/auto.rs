@@ -48,6 +48,8 @@ fn nearness(examples: &[Vec<f32>], asked: &[f32], neighbours: usize) -> Option<f
     (count > 0.0).then_some(sum / count)
 }
 
+/// Texts that have nothing to do with each other are no nearer than this, in cosine: no vertical wins by being less far.
+const FAR: f64 = 0.2;
 /// What prices are compared by.
 const USUAL: Usage = Usage {
     prompt_tokens: 200,
@@ -190,7 +192,7 @@ impl Gateway {
         let mut scores: Vec<_> = scores.collect();
         scores.sort_by(|(_, one), (_, other)| other.total_cmp(one));
         // How much nearer than the next says more than how near.
-        let next = scores.get(1).map_or(0.0, |(_, score)| *score);
+        let next = scores.get(1).map_or(FAR, |(_, score)| score.max(FAR));
         Ok(scores.first().map(|(place, score)| (*place, score - next)))
     }
 

@@ -36,6 +36,15 @@ fn config(folder: &std::path::Path) -> PathBuf {
             "Can I take a bike on the train?",
         ],
     );
+    let others = write(
+        "others.jsonl",
+        &[
+            "What is the capital of Spain?",
+            "Please correct this sentence",
+            "How do I add two numbers?",
+            "What is a poem?",
+        ],
+    );
     let items = folder.join("items.jsonl");
     let item =
         |text: &str| json!({"id": text, "input": text, "expected": "yes"}).to_string() + "\n";
@@ -53,7 +62,7 @@ fn config(folder: &std::path::Path) -> PathBuf {
     let suite = folder.join("suite.toml");
     std::fs::write(&suite, "name = \"pets\"\n[[task]]\nname = \"t\"\nitems = \"items.jsonl\"\nmax_tokens = 2\nscore = { by = \"rouge_l\" }\n").unwrap();
     let models = format!(
-        "[auto]\ngeneral = \"{CHAT}\"\nembedding = \"{EMBEDDINGS}\"\nthreshold = 0.1\nneighbours = 2
+        "[auto]\ngeneral = \"{CHAT}\"\nembedding = \"{EMBEDDINGS}\"\nexamples = \"{others}\"\nthreshold = 0.1\nneighbours = 2
          [[model]]\nname = \"pets\"\nbase = \"{CHAT}\"\nsystem = \"Vet.\"\nroute = {{ examples = \"{pets}\" }}
          gate = {{ suite = \"{}\", bar = 0 }}
          drift = {{ projects = [\"local\"], embedding = \"{EMBEDDINGS}\", sample_percent = 100 }}
