@@ -310,8 +310,9 @@ impl Config {
             .iter()
             .filter(|worker| worker.runs(model.base()));
         let embeds = runs.any(|worker| worker.kind() == Kind::Embed);
-        if embeds && model.profile()?.is_some() {
-            let message = "stands on an embedding model, which can't be told anything";
+        if embeds && (model.profile()?.is_some() || !model.guards.is_empty()) {
+            let message =
+                "stands on an embedding model, which can't be told anything, and has no rules";
             return Err(format!("model {:?} {message}", model.name));
         }
         let named = |name: &String| self.models_named.iter().find(|other| other.name == *name);

@@ -143,16 +143,26 @@ impl Stage {
 
     fn search(&mut self, patterns: &[Pattern], ends: bool) -> String {
         let mut passes = String::new();
+        let find = |pattern: &Pattern, stage: &Self| pattern.find(&stage.text, stage.passed);
+        let mut next: Vec<_> = patterns.iter().map(|pattern| find(pattern, self)).collect();
+        let mut decided = if ends {
+            self.text.len()
+        } else {
+            self.decided(patterns)
+        };
         loop {
-            let decided = if ends {
-                self.text.len()
-            } else {
-                self.decided(patterns)
-            };
-            let first = patterns
-                .iter()
-                .filter_map(|pattern| Some((pattern.find(&self.text, self.passed)?, pattern)))
-                .min_by_key(|(place, _)| (place.start, std::cmp::Reverse(place.end)));
+            // What was found further on stands there still.
+            for (place, pattern) in next.iter_mut().zip(patterns) {
+                if place.is_some_and(|place| place.start < self.passed) {
+                    *place = find(pattern, self);
+                }
+            }
+            if decided < self.passed {
+                decided = self.decided(patterns);
+            }
+            let found = next.iter().zip(patterns);
+            let found = found.filter_map(|(place, pattern)| Some(((*place)?, pattern)));
+            let first = found.min_by_key(|(place, _)| (place.start, std::cmp::Reverse(place.end)));
             let first = first.filter(|(place, _)| ends || place.start < decided);
             let Some((Place { start, end }, pattern)) = first else {
                 passes += self.text.get(self.passed..decided).unwrap_or_default();

@@ -115,14 +115,18 @@ impl Guards {
         };
         let before = value.clone();
         self.texts_in(side, &mut value, found);
-        if value == before {
-            arguments.to_owned()
-        } else {
-            value.to_string()
+        // Of a name that stands twice only the last value is read, and both are written.
+        let mut raw = Found::default();
+        self.text(side, arguments, &mut raw);
+        if value == before && raw == Found::default() {
+            return arguments.to_owned();
         }
+        found.add(raw);
+        value.to_string()
     }
 
-    fn texts_in(&self, side: Side, value: &mut Value, found: &mut Found) {
+    /// Every text in a value.
+    pub fn texts_in(&self, side: Side, value: &mut Value, found: &mut Found) {
         match value {
             Value::String(text) => *text = self.text(side, text, found),
             Value::Array(values) => {

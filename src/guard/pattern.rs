@@ -2,6 +2,9 @@ use regex::Regex;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::{Anchored, Input, MatchKind};
 
+/// What is longer than so many bytes may leave in part, or one long word could hold a stream for ever.
+const LONGEST: usize = 4096;
+
 /// What a rule looks for, in a text of which more may come.
 #[derive(Debug)]
 pub(super) struct Pattern {
@@ -40,9 +43,8 @@ impl Pattern {
             return Err("it is found where there is nothing".into());
         }
         // All ways to go on are walked, whichever the expression would prefer.
-        let config = DFA::config()
-            .match_kind(MatchKind::All)
-            .unicode_word_boundary(true);
+        // A boundary of words in all scripts can't be walked: it is refused, and `(?-u:\b)` is not.
+        let config = DFA::config().match_kind(MatchKind::All);
         let automaton = DFA::builder().configure(config).build(text);
         Ok(Self {
             automaton: automaton.map_err(|error| one_line(&error))?,
@@ -84,6 +86,7 @@ impl Pattern {
 
     /// The first place from there on at which the pattern may stand once more has come; the text's end, where it can't.
     pub(super) fn undecided(&self, cache: &mut Cache, text: &str, from: usize) -> usize {
+        let from = from.max(text.floor_char_boundary(text.len().saturating_sub(LONGEST)));
         let rest = text.get(from..).unwrap_or_default();
         let mut starts = rest.char_indices().map(|(index, _)| from + index);
         let undecided = starts.find(|start| self.may_go_on(cache, text.as_bytes(), *start));

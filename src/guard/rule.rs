@@ -147,6 +147,9 @@ fn any_of(words: &[String]) -> Result<String, &'static str> {
             edge(last)
         ))
     };
+    // Of two that begin alike the longer one is looked for first.
+    let mut words = words.to_vec();
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
     let words: Vec<_> = words.iter().map(word).collect::<Result<_, _>>()?;
     Ok(format!("(?i:{})", words.join("|")))
 }

@@ -186,6 +186,41 @@ fn a_long_text_is_read_once() {
 }
 
 #[test]
+fn many_finds_cost_no_more_than_their_number() {
+    let guards = guards(
+        json!([{"name": "m", "then": "mask", "pii": ["email", "iban", "card", "phone", "ip"]}]),
+    );
+    // Each kind searched anew to the end for each address would take hours.
+    let (passes, _) = whole(&guards, &"a@b.c ".repeat(100_000));
+    assert_eq!(passes.len(), "[email] ".len() * 100_000);
+    // So it is where the text comes in one large piece.
+    let mut filter = guards.filter(Side::Output);
+    let out = filter.push(&("a".repeat(1 << 18) + " jo@mail.org ")) + &filter.finish();
+    assert!(out.ends_with("a [email] "));
+}
+
+#[test]
+fn of_words_that_begin_alike_the_longer_is_hidden() {
+    let guards = guards(json!([{"name": "w", "then": "mask", "words": ["Anna", "Anna Schmidt"]}]));
+    assert_eq!(whole(&guards, "Anna Schmidt and Anna").0, "[w] and [w]");
+    assert!(
+        refusal(json!({"name": "b", "then": "mask", "regex": r"\bsecret\b"}))
+            .contains("word boundar")
+    );
+}
+
+#[test]
+fn what_stands_behind_a_name_that_stands_twice_is_seen() {
+    let guards = guards(json!([{"name": "m", "then": "mask", "pii": ["email"]}]));
+    let passes = guards.arguments(
+        Side::Output,
+        r#"{"to": "jo@mail.org", "to": "x"}"#,
+        &mut Found::default(),
+    );
+    assert_eq!(passes, r#"{"to":"x"}"#);
+}
+
+#[test]
 fn rules_that_can_not_be_kept_are_refused() {
     for (rule, word) in [
         (json!({"name": "a", "then": "mask"}), "one of"),

@@ -16,6 +16,19 @@ const SHOWS_TOKENS: [&str; 5] = [
     "top_logprobs",
 ];
 
+/// Fields that no model reads.
+const PLAIN: [&str; 9] = [
+    "metadata",
+    "model",
+    "prompt_cache_key",
+    "reasoning_effort",
+    "safety_identifier",
+    "service_tier",
+    "stop",
+    "tool_choice",
+    "user",
+];
+
 /// The request as the rules let it in; what they find goes into `found`.
 pub(super) fn admitted(
     peeked: Peeked,
@@ -41,15 +54,31 @@ pub(super) fn admitted(
     };
     let mut fields: Vec<(&str, String)> = Vec::new();
     for (name, value) in peeked.values() {
-        let is_text = name == place || name == "suffix";
-        let passes = match serde_json::from_str::<Value>(value) {
-            Ok(mut content) if is_text => {
-                look(&mut content, guards, found)?;
+        if PLAIN.contains(&name) {
+            fields.push((name, value.to_owned()));
+            continue;
+        }
+        let mut content: Value = serde_json::from_str(value).map_err(|_| {
+            let message = "it can't be read, and this model's requests are guarded";
+            ApiError::invalid(Some(name), message)
+        })?;
+        let before = content.clone();
+        match name {
+            "messages" => turns(&mut content, guards, found),
+            "prompt" => prompts(&mut content, guards, found)?,
+            // How it is to be sampled is no text.
+            _ if content.is_number() => {}
+            _ => guards.texts_in(Side::Input, &mut content, found),
+        }
+        let same = content == before;
+        fields.push((
+            name,
+            if same {
+                value.to_owned()
+            } else {
                 content.to_string()
-            }
-            _ => value.to_owned(),
-        };
-        fields.push((name, passes));
+            },
+        ));
     }
     if let Some(rule) = &found.blocked {
         return Err(ApiError::filtered(place, rule));
@@ -59,53 +88,80 @@ pub(super) fn admitted(
     Ok(admitted)
 }
 
-/// A prompt, prompts, or the turns of a conversation.
-fn look(content: &mut Value, guards: &Guards, found: &mut Found) -> Result<(), ApiError> {
-    match content {
-        Value::String(text) => *text = guards.text(Side::Input, text, found),
-        Value::Array(parts) => {
-            for part in parts {
-                match part {
-                    Value::Object(turn) => {
-                        for (name, value) in turn.iter_mut() {
-                            match name.as_str() {
-                                "content" | "text" | "refusal" | "reasoning_content" => {
-                                    look(value, guards, found)?;
-                                }
-                                "tool_calls" => calls(value, guards, found),
-                                "function_call" => call(value, guards, found),
-                                _ => {}
-                            }
-                        }
-                    }
-                    other => look(other, guards, found)?,
-                }
-            }
-        }
-        Value::Number(_) => {
-            let message = "this model's requests are guarded: it takes texts, and no tokens";
-            return Err(ApiError::invalid(Some("prompt"), message));
-        }
-        // What is no text is the decoder's to refuse.
-        Value::Null | Value::Bool(_) | Value::Object(_) => {}
+/// A prompt, or several.
+fn prompts(content: &mut Value, guards: &Guards, found: &mut Found) -> Result<(), ApiError> {
+    let has_tokens = match content {
+        Value::Array(prompts) => prompts.iter().any(|prompt| {
+            let numbers = prompt.as_array().into_iter().flatten();
+            prompt.is_number() || numbers.into_iter().any(Value::is_number)
+        }),
+        _ => false,
+    };
+    if has_tokens {
+        let message = "this model's requests are guarded: it takes texts, and no tokens";
+        return Err(ApiError::invalid(Some("prompt"), message));
     }
+    guards.texts_in(Side::Input, content, found);
     Ok(())
 }
 
-fn calls(value: &mut Value, guards: &Guards, found: &mut Found) {
-    for each in value.as_array_mut().into_iter().flatten() {
-        if let Some(function) = each.get_mut("function") {
-            call(function, guards, found);
+/// The turns of a conversation.
+fn turns(content: &mut Value, guards: &Guards, found: &mut Found) {
+    for turn in content.as_array_mut().into_iter().flatten() {
+        let Some(fields) = turn.as_object_mut() else {
+            continue;
+        };
+        for (name, value) in fields.iter_mut() {
+            match (name.as_str(), value) {
+                ("role" | "tool_call_id", _) => {}
+                ("content", Value::Array(parts)) => joined(parts, guards, found),
+                ("tool_calls", Value::Array(calls)) => {
+                    for each in calls {
+                        if let Some(function) = each.get_mut("function") {
+                            call(function, guards, found);
+                        }
+                    }
+                }
+                ("function_call", function) => call(function, guards, found),
+                (_, value) => guards.texts_in(Side::Input, value, found),
+            }
+        }
+    }
+}
+
+/// Parts are read one after another, with nothing between them: so are they looked at.
+fn joined(parts: &mut [Value], guards: &Guards, found: &mut Found) {
+    let texts = parts.iter().filter_map(|part| part["text"].as_str());
+    let text: String = texts.collect();
+    let passes = guards.text(Side::Input, &text, found);
+    let mut left = (passes != text).then_some(passes);
+    let is_changed = left.is_some();
+    for part in parts {
+        let Some(fields) = part.as_object_mut() else {
+            guards.texts_in(Side::Input, part, found);
+            continue;
+        };
+        for (name, value) in fields.iter_mut() {
+            match name.as_str() {
+                "type" => {}
+                "text" if is_changed => *value = json!(left.take().unwrap_or_default()),
+                "text" => {}
+                _ => guards.texts_in(Side::Input, value, found),
+            }
         }
     }
 }
 
 fn call(function: &mut Value, guards: &Guards, found: &mut Found) {
-    let Some(arguments) = function.get("arguments").and_then(Value::as_str) else {
+    let Some(fields) = function.as_object_mut() else {
         return;
     };
-    let passes = guards.arguments(Side::Input, arguments, found);
-    if let Some(place) = function.get_mut("arguments") {
-        *place = json!(passes);
+    for (name, value) in fields.iter_mut() {
+        match (name.as_str(), value.as_str()) {
+            ("arguments", Some(arguments)) => {
+                *value = json!(guards.arguments(Side::Input, arguments, found));
+            }
+            _ => guards.texts_in(Side::Input, value, found),
+        }
     }
 }

@@ -5,6 +5,7 @@ mod frames;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::relay::Peeked;
 use crate::api::Api;
 use crate::gateway::Answer;
 use crate::guard::{Filter, Found, Guards, Side};
@@ -39,13 +40,13 @@ impl From<Answer> for Source {
 
 impl Source {
     /// As the model's vertical wants it.
-    pub(super) fn new(answer: Answer, api: &Api, choice: Option<&Choice>) -> Self {
-        let outgoing = choice.and_then(|choice| {
+    pub(super) fn new(answer: Answer, api: &Api, peeked: &Peeked) -> Self {
+        let outgoing = peeked.choice.as_ref().and_then(|choice| {
             let told = Told {
                 metrics: Arc::clone(&api.gateway.metrics),
                 model: Arc::clone(choice.model()),
             };
-            Some((Outgoing::of(choice)?, told))
+            Some((Outgoing::of(choice, !peeked.is_bound())?, told))
         });
         Self {
             outgoing,
@@ -110,8 +111,8 @@ struct Passing {
 
 impl Outgoing {
     /// `None` where nothing has to be done.
-    pub(super) fn of(choice: &Choice) -> Option<Self> {
-        let until = choice.profile().and_then(|profile| {
+    pub(super) fn of(choice: &Choice, thinks: bool) -> Option<Self> {
+        let until = choice.profile().filter(|_| thinks).and_then(|profile| {
             let reasoning = profile.reasoning.as_ref()?;
             Some(Arc::from(reasoning.until.as_str()))
         });
@@ -207,18 +208,38 @@ impl Outgoing {
         passing
     }
 
+    /// A choice of which no more comes, and why it ended.
+    fn entire(&mut self, choice: u32, read: frames::Read, finish: Finish) -> (Passing, Finish) {
+        let holds = self.guards.look_at(Side::Output);
+        let state = self.state(choice);
+        let mut passing = state.entire(&read.text, &read.thought);
+        if holds {
+            for call in read.calls {
+                state.call(call);
+            }
+        } else {
+            passing.calls = read.calls;
+        }
+        let (rest, finish) = self.rest(choice, finish);
+        passing.calls.extend(rest.calls);
+        (passing, finish)
+    }
+
     /// What was kept back of a choice that has ended, and why it has.
     fn rest(&mut self, choice: u32, finish: Finish) -> (Passing, Finish) {
         let guards = Arc::clone(&self.guards);
         let state = self.state(choice);
         let mut passing = state.end();
         let mut found = state.text.found();
+        let cut = found.cut;
         found.add(state.thought.found());
         for mut call in std::mem::take(&mut state.calls).into_values() {
             call.arguments = guards.arguments(Side::Output, &call.arguments, &mut found);
             passing.calls.push(call);
         }
-        let finish = match (&found.blocked, found.cut) {
+        // Thoughts and calls may be cut without the answer being so.
+        let cut = cut && finish != Finish::ToolCalls;
+        let finish = match (&found.blocked, cut) {
             (Some(_), _) => {
                 passing.calls.clear();
                 Finish::ContentFilter
@@ -249,12 +270,34 @@ impl State {
         if self.over {
             return Passing::default();
         }
-        let passing = Passing {
+        let mut passing = Passing {
             thought: self.thought.push(thought),
-            text: self.text.push(text),
-            calls: Vec::new(),
+            ..Passing::default()
         };
+        if !self.thought.is_blocked() {
+            passing.text = self.text.push(text);
+        }
         self.over = self.thought.is_blocked() || self.text.is_blocked();
+        passing
+    }
+
+    /// All of it at once; then nothing is kept back.
+    fn entire(&mut self, text: &str, thought: &str) -> Passing {
+        let (mut thought, mut text) = (thought.to_owned(), text.to_owned());
+        if let Some(thoughts) = &mut self.thoughts {
+            for split in [thoughts.push(&std::mem::take(&mut text)), thoughts.finish()] {
+                thought += &split.thought;
+                text += &split.text;
+            }
+        }
+        let mut passing = Passing {
+            thought: self.thought.whole(&thought),
+            ..Passing::default()
+        };
+        if !self.thought.is_blocked() {
+            passing.text = self.text.whole(&text);
+        }
+        self.over = true;
         passing
     }
 

@@ -159,6 +159,16 @@ impl Peeked {
         field("safety_identifier").or_else(|| field("user"))
     }
 
+    /// Whether the answer is bound from its first token on, to a form or to how it begins: then it has no thoughts of its own.
+    pub(super) fn is_bound(&self) -> bool {
+        let binds = |(name, value): (&str, &str)| match name {
+            "response_format" => value != "null" && !value.contains("\"text\""),
+            "continue_final_message" => value == "true",
+            _ => false,
+        };
+        self.values().any(binds)
+    }
+
     /// Has it answered, by what its model came to and by nothing else: that has said its part already.
     pub(super) async fn generate(
         &self,
@@ -272,7 +282,7 @@ pub(super) async fn answer(
         ..asked.ask(endpoint, &peeked.model, known.end_user, known.request)
     };
     let (served, begun) = peeked.generate(api, ask).await?;
-    let begun = Source::new(begun, api, peeked.choice.as_ref());
+    let begun = Source::new(begun, api, peeked);
     let response = if streams {
         streamed(begun, Never)
     } else {

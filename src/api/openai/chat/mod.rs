@@ -90,7 +90,7 @@ async fn decoded(
     };
     let id = ask.answer_id();
     let (served, begun) = peeked.generate(api, ask).await?;
-    let begun = Source::new(begun, api, peeked.choice.as_ref());
+    let begun = Source::new(begun, api, peeked);
     let chat = Chat {
         id,
         created: Timestamp::now().as_second(),

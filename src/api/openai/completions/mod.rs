@@ -93,7 +93,7 @@ async fn decoded(
     };
     let id = ask.answer_id();
     let (served, begun) = peeked.generate(api, ask).await?;
-    let begun = Source::new(begun, api, peeked.choice.as_ref());
+    let begun = Source::new(begun, api, peeked);
     let text = Text::new(
         id,
         Timestamp::now().as_second(),

@@ -77,6 +77,14 @@ impl Outgoing {
         self.only(choice, &OF_CHOICES);
         let index = index(choice);
         let is_chat = choice.get("delta").is_some_and(Value::is_object);
+        self.without(
+            choice,
+            if is_chat {
+                &["message", "text"]
+            } else {
+                &["delta", "message"]
+            },
+        );
         let read = if is_chat {
             self.only(&mut choice["delta"], &OF_TURNS);
             read(&mut choice["delta"], "content")
@@ -105,18 +113,22 @@ impl Outgoing {
         self.only(choice, &OF_CHOICES);
         let index = index(choice);
         let is_chat = choice.get("message").is_some_and(Value::is_object);
+        self.without(
+            choice,
+            if is_chat {
+                &["delta", "text"]
+            } else {
+                &["delta", "message"]
+            },
+        );
         let read = if is_chat {
             self.only(&mut choice["message"], &OF_TURNS);
             read(&mut choice["message"], "content")
         } else {
             read(choice, "text")
         };
-        let mut passing = self.more(index, &read.text, &read.thought, read.calls);
         let reason = finish_of(choice).unwrap_or(Finish::Stop);
-        let (rest, finish) = self.rest(index, reason);
-        passing.text += &rest.text;
-        passing.thought += &rest.thought;
-        passing.calls.extend(rest.calls);
+        let (passing, finish) = self.entire(index, read, reason);
         if finish != reason {
             choice["finish_reason"] = json!(finish.as_str());
         }
@@ -127,6 +139,16 @@ impl Outgoing {
             write(message, passing, "content");
         } else {
             choice["text"] = json!(passing.text);
+        }
+    }
+
+    /// What isn't read is left out where anything is hidden.
+    fn without(&self, choice: &mut Value, fields: &[&str]) {
+        if let Some(choice) = choice
+            .as_object_mut()
+            .filter(|_| self.guards.hold(Side::Output))
+        {
+            choice.retain(|name, _| !fields.contains(&name.as_str()));
         }
     }
 
@@ -142,10 +164,10 @@ impl Outgoing {
 }
 
 #[derive(Default)]
-struct Read {
-    text: String,
-    thought: String,
-    calls: Vec<CallDelta>,
+pub(super) struct Read {
+    pub(super) text: String,
+    pub(super) thought: String,
+    pub(super) calls: Vec<CallDelta>,
 }
 
 fn index(choice: &Value) -> u32 {
@@ -162,12 +184,9 @@ fn read(turn: &mut Value, text: &str) -> Read {
         Some(Value::String(text)) => text,
         _ => String::new(),
     };
-    let (text, thought) = (take(text), take("reasoning_content"));
-    let thought = if thought.is_empty() {
-        take("reasoning")
-    } else {
-        thought
-    };
+    // Some workers tell the thoughts twice.
+    let (text, told, also) = (take(text), take("reasoning_content"), take("reasoning"));
+    let thought = if told.is_empty() { also } else { told };
     let calls = match fields.shift_remove("tool_calls") {
         Some(Value::Array(calls)) => calls,
         _ => Vec::new(),
