@@ -12,7 +12,7 @@ use crate::app::models::Site;
 use crate::config::Config;
 use crate::eval::{Report, Suite};
 use crate::router::{Rollout, RolloutError, Router, Standing};
-use crate::types::{Actor, Evaluation, EvaluationQuery, Page, Serving, Store, StoredRevision};
+use crate::types::{Actor, Serving, Store, StoredRevision};
 
 #[derive(Subcommand)]
 pub(super) enum RolloutCommand {
@@ -214,7 +214,10 @@ impl Here<'_> {
         let all = self.rollout.store.revisions().await?;
         let mut out = stdout().lock();
         for one in all.iter().filter(|one| one.model == model) {
-            let tried = self.last_try(&standing, one).await?;
+            let tried = match &standing.gate {
+                Some(gate) => self.rollout.last_try(&one.definition.name(), gate).await?,
+                None => None,
+            };
             let tried = tried.map_or_else(
                 || "not tried".to_owned(),
                 |tried| format!("{:.3} ({:.3} to {:.3})", tried.score, tried.low, tried.high),
@@ -229,27 +232,6 @@ impl Here<'_> {
             )?;
         }
         Ok(())
-    }
-
-    /// The last evaluation on the gate's suite as it is.
-    async fn last_try(
-        &self,
-        standing: &Standing,
-        revision: &StoredRevision,
-    ) -> Result<Option<Evaluation>> {
-        let Some(gate) = &standing.gate else {
-            return Ok(None);
-        };
-        let query = EvaluationQuery {
-            model: None,
-            revision: Some(revision.definition.name()),
-            suite_version: Some(gate.version.clone()),
-        };
-        let last = Page {
-            after: None,
-            limit: 1,
-        };
-        Ok(self.rollout.store.evaluations(&query, &last).await?.pop())
     }
 }
 

@@ -150,14 +150,15 @@ impl Rollout<'_> {
         Ok(all.into_iter().find(|state| state.model == model))
     }
 
-    /// Whether a revision, by its name in the ledger, may serve: its last evaluation on the gate's suite decides.
+    /// How a revision, by its name in the ledger, did last on a gate's suite as it is now.
     ///
     /// # Errors
-    /// It may not, or the store failed.
-    pub async fn ask_gate(&self, revision: &str, gate: Option<&Gate>) -> Result<(), RolloutError> {
-        let Some(gate) = gate else {
-            return Ok(());
-        };
+    /// The store failed.
+    pub async fn last_try(
+        &self,
+        revision: &str,
+        gate: &Gate,
+    ) -> Result<Option<Evaluation>, StoreError> {
         let query = EvaluationQuery {
             model: None,
             revision: Some(revision.to_owned()),
@@ -167,8 +168,19 @@ impl Rollout<'_> {
             after: None,
             limit: 1,
         };
+        Ok(self.store.evaluations(&query, &last).await?.pop())
+    }
+
+    /// Whether a revision, by its name in the ledger, may serve: its last evaluation on the gate's suite decides.
+    ///
+    /// # Errors
+    /// It may not, or the store failed.
+    pub async fn ask_gate(&self, revision: &str, gate: Option<&Gate>) -> Result<(), RolloutError> {
+        let Some(gate) = gate else {
+            return Ok(());
+        };
+        let last = self.last_try(revision, gate).await?;
         let revision = revision.to_owned();
-        let last = self.store.evaluations(&query, &last).await?.pop();
         let Some(evaluation) = last else {
             return Err(RolloutError::NotEvaluated {
                 revision,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
 
+use crate::books::count;
 use crate::harness::{Joined, KEY, Server};
 
 pub(crate) const MODEL: &str = "big";
@@ -326,4 +327,37 @@ async fn embeddings_come_from_a_remote_worker() {
     assert_eq!(answer["data"][1]["index"], 1);
     assert_eq!(answer["usage"]["prompt_tokens"], 6);
     assert_eq!(server.billed(MODEL), [1, 6, 0]);
+}
+
+#[tokio::test]
+async fn a_vertical_brings_its_class_its_tools_and_the_name_of_its_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let tools = json!([{"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}]);
+    let path = folder.path().join("tools.json");
+    std::fs::write(&path, tools.to_string()).unwrap();
+    let upstream = Upstream::start(Script::words(2), 0).await.unwrap();
+    let vertical = format!(
+        "[[model]]\nname = \"v\"\nbase = \"{MODEL}\"\nadapter_name = \"law-lora\"\ntools = \"{}\"\nclass = \"interactive\"\n",
+        path.display()
+    );
+    let server = gateway(&[&upstream], "", &vertical).await;
+    let mut body = ask();
+    body["model"] = json!("v");
+    assert_eq!(post(&server, &body).await.0, 200);
+    let sent = upstream.seen()[0].body.clone();
+    assert_eq!(
+        (&sent["model"], &sent["tools"]),
+        (&json!("law-lora"), &tools)
+    );
+    // A client has its own tools, and may ask for less.
+    body["tools"] = json!([]);
+    body["service_tier"] = json!("flex");
+    assert_eq!(post(&server, &body).await.0, 200);
+    assert_eq!(upstream.seen()[1].body["tools"], json!([]));
+    for query in [
+        "SELECT count(*) FROM charge WHERE class = 'interactive'",
+        "SELECT count(*) FROM charge WHERE class = 'batch'",
+    ] {
+        assert_eq!(count(&server, query).await, 1, "{query}");
+    }
 }

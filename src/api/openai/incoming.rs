@@ -165,3 +165,92 @@ fn call(function: &mut Value, guards: &Guards, found: &mut Found) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::relay::peek;
+    use super::*;
+
+    /// The body as it is let in by a rule that hides a word of two parts, or why it isn't.
+    fn let_in(then: &str, body: &str, endpoint: Endpoint) -> Result<Value, u16> {
+        let rules = json!([{"name": "r", "then": then, "words": ["launch code"], "on": "input"}]);
+        let guards = Guards::new(&serde_json::from_value::<Vec<_>>(rules).unwrap()).unwrap();
+        let peeked = peek(Bytes::from(body.to_owned()), None).ok().unwrap();
+        let admitted = admitted(peeked, &guards, endpoint, &mut Found::default());
+        let admitted = admitted.map_err(|error| error.status.as_u16())?;
+        Ok(admitted.decode().ok().unwrap())
+    }
+
+    fn chat(more: &Value) -> String {
+        let mut body = json!({"model": "m", "seed": 7, "temperature": 0.5, "messages": [{"role": "user", "content": "Hi"}]});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        body.to_string()
+    }
+
+    #[test]
+    fn parts_are_looked_at_as_they_are_read() {
+        let parts = |texts: [&str; 2]| json!([{"type": "text", "text": texts[0]}, {"type": "text", "text": texts[1]}]);
+        let turn = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
+        let body = chat(&turn(parts(["my lau", "nch code"])));
+        assert_eq!(let_in("block", &body, Endpoint::Chat), Err(400));
+        let hidden = let_in("mask", &body, Endpoint::Chat).unwrap();
+        assert_eq!(hidden["messages"][0]["content"], parts(["my [r]", ""]));
+        let harmless = chat(&turn(parts(["a", "b"])));
+        assert_eq!(
+            let_in("mask", &harmless, Endpoint::Chat)
+                .unwrap()
+                .to_string(),
+            harmless
+        );
+    }
+
+    #[test]
+    fn no_place_of_a_request_is_passed_over() {
+        let secret = "launch code";
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":\"launch\\u0020code\"}"}});
+        for more in [
+            json!({"tools": [{"type": "function", "function": {"name": "f", "description": secret}}]}),
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [secret]}}}}),
+            json!({"prediction": {"type": "content", "content": secret}}),
+            json!({"messages": [{"role": "user", "name": secret, "content": "Hi"}]}),
+            json!({"messages": [{"role": "assistant", "reasoning": secret, "content": "Hi"}]}),
+            json!({"messages": [{"role": "assistant", "tool_calls": [call]}]}),
+        ] {
+            assert_eq!(
+                let_in("block", &chat(&more), Endpoint::Chat),
+                Err(400),
+                "{more}"
+            );
+        }
+        // Who asks, and how it is sampled, is no text.
+        let plain = chat(&json!({"user": secret, "metadata": {"a": secret}}));
+        assert_eq!(
+            let_in("block", &plain, Endpoint::Chat).unwrap().to_string(),
+            plain
+        );
+        // What can't be read can't be looked at.
+        let broken = "{\"model\":\"m\",\"messages\":[],\"suffix\":\"\\ud800\"}";
+        assert_eq!(let_in("mask", broken, Endpoint::Chat), Err(400));
+    }
+
+    #[test]
+    fn prompts_are_texts() {
+        let prompt = |prompt: Value| json!({"model": "m", "prompt": prompt}).to_string();
+        for tokens in [json!([1, 2]), json!([[1, 2], [3]])] {
+            assert_eq!(
+                let_in("mask", &prompt(tokens), Endpoint::Completions),
+                Err(400)
+            );
+        }
+        let hidden = let_in(
+            "mask",
+            &prompt(json!(["a", "launch code"])),
+            Endpoint::Completions,
+        );
+        assert_eq!(hidden.unwrap()["prompt"], json!(["a", "[r]"]));
+    }
+}

@@ -9,7 +9,6 @@ pub struct VerticalMetrics {
     routed: IntCounterVec,
     shadows: IntCounterVec,
     shadow_tokens: IntCounterVec,
-    score: GaugeVec,
     drift: GaugeVec,
     drift_samples: IntCounterVec,
 }
@@ -44,10 +43,6 @@ impl VerticalMetrics {
                 "Tokens of shadow revisions' prompts and answers, which nobody pays.",
                 &["model"],
             )?,
-            score: gauges(
-                "model_score",
-                "The score of what serves on its gate's suite, at its last evaluation.",
-            )?,
             drift: gauges(
                 "model_drift",
                 "How much less live questions look like the model's suite than the suite's own items do, in cosine.",
@@ -80,11 +75,6 @@ impl VerticalMetrics {
         self.shadow_tokens
             .with_label_values(&[model])
             .inc_by(tokens);
-    }
-
-    /// How what serves did on its gate's suite.
-    pub fn score(&self, model: &str, score: f64) {
-        self.score.with_label_values(&[model]).set(score);
     }
 
     /// How far live questions are from the suite, after one more.

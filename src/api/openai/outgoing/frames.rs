@@ -72,25 +72,31 @@ impl Outgoing {
         }
     }
 
-    /// A choice of a chunk.
-    fn part(&mut self, choice: &mut Value) {
+    /// A choice that is read: its number, whether it is one of a chat, and what it says, which is taken out.
+    fn taken(&self, choice: &mut Value, turn: &str) -> (u32, bool, Read) {
         self.only(choice, &OF_CHOICES);
-        let index = index(choice);
-        let is_chat = choice.get("delta").is_some_and(Value::is_object);
-        self.without(
-            choice,
-            if is_chat {
-                &["message", "text"]
-            } else {
-                &["delta", "message"]
-            },
-        );
+        let is_chat = choice.get(turn).is_some_and(Value::is_object);
+        let place = if is_chat { turn } else { "text" };
+        // What isn't read is left out where anything is hidden.
+        if let Some(fields) = choice.as_object_mut()
+            && self.guards.hold(Side::Output)
+        {
+            fields.retain(|name, _| {
+                name == place || !["delta", "message", "text"].contains(&name.as_str())
+            });
+        }
         let read = if is_chat {
-            self.only(&mut choice["delta"], &OF_TURNS);
-            read(&mut choice["delta"], "content")
+            self.only(&mut choice[turn], &OF_TURNS);
+            read(&mut choice[turn], "content")
         } else {
             read(choice, "text")
         };
+        (index(choice), is_chat, read)
+    }
+
+    /// A choice of a chunk.
+    fn part(&mut self, choice: &mut Value) {
+        let (index, is_chat, read) = self.taken(choice, "delta");
         let mut passing = self.more(index, &read.text, &read.thought, read.calls);
         if let Some(reason) = finish_of(choice) {
             let (rest, finish) = self.rest(index, reason);
@@ -110,23 +116,7 @@ impl Outgoing {
 
     /// A choice of a whole answer.
     fn whole(&mut self, choice: &mut Value) {
-        self.only(choice, &OF_CHOICES);
-        let index = index(choice);
-        let is_chat = choice.get("message").is_some_and(Value::is_object);
-        self.without(
-            choice,
-            if is_chat {
-                &["delta", "text"]
-            } else {
-                &["delta", "message"]
-            },
-        );
-        let read = if is_chat {
-            self.only(&mut choice["message"], &OF_TURNS);
-            read(&mut choice["message"], "content")
-        } else {
-            read(choice, "text")
-        };
+        let (index, is_chat, read) = self.taken(choice, "message");
         let reason = finish_of(choice).unwrap_or(Finish::Stop);
         let (passing, finish) = self.entire(index, read, reason);
         if finish != reason {
@@ -139,16 +129,6 @@ impl Outgoing {
             write(message, passing, "content");
         } else {
             choice["text"] = json!(passing.text);
-        }
-    }
-
-    /// What isn't read is left out where anything is hidden.
-    fn without(&self, choice: &mut Value, fields: &[&str]) {
-        if let Some(choice) = choice
-            .as_object_mut()
-            .filter(|_| self.guards.hold(Side::Output))
-        {
-            choice.retain(|name, _| !fields.contains(&name.as_str()));
         }
     }
 
