@@ -4,15 +4,13 @@ use std::collections::VecDeque;
 
 use super::tokens::Row;
 
-/// Places of one batch, padding included. It bounds the memory that a step takes and how long the next
-/// request waits for it; more gain nothing on a CPU.
+/// Tokens of one batch. It bounds the memory that a step takes and how long the next request waits for it;
+/// more gain nothing on a CPU.
 const BATCH_TOKENS: usize = 512;
-/// A row is computed beside a wider one if padding at most doubles it, or adds no more than this.
-const SMALL_TOKENS: usize = 16;
 
 /// A request's rows that are still to be computed.
 pub(super) struct Pending {
-    /// With their places in the request; the longest, which is taken first, stands last.
+    /// With their places in the request; the first, which is taken first, stands last.
     rows: Vec<(usize, Row)>,
 }
 
@@ -27,8 +25,7 @@ pub(super) struct Place {
 
 impl Pending {
     pub(super) fn new(rows: Vec<Row>) -> Self {
-        let mut rows: Vec<_> = rows.into_iter().enumerate().collect();
-        rows.sort_by_key(|(_, row)| row.len());
+        let rows = rows.into_iter().enumerate().rev().collect();
         Self { rows }
     }
 
@@ -36,20 +33,13 @@ impl Pending {
         self.rows.is_empty()
     }
 
-    fn longest(&self) -> usize {
-        self.rows.last().map_or(0, |(_, row)| row.len())
-    }
-
     fn take(&mut self, fits: impl FnOnce(usize) -> bool) -> Option<(usize, Row)> {
-        if self.is_empty() || !fits(self.longest()) {
-            return None;
-        }
-        self.rows.pop()
+        let (_, first) = self.rows.last()?;
+        fits(first.len()).then(|| self.rows.pop())?
     }
 }
 
-/// The next batch: rows of the first request, and rows of the others where there is room left and they
-/// are of like length.
+/// The next batch: rows of the first request, and rows of the others where there is room left.
 ///
 /// Nobody waits for another one's whole request: whoever calls puts the first request behind the others
 /// after its batch.
@@ -57,18 +47,13 @@ pub(super) fn next<T>(
     queue: &mut VecDeque<T>,
     pending: impl Fn(&mut T) -> &mut Pending,
 ) -> (Vec<Place>, Vec<Row>) {
-    let width = queue.front_mut().map_or(0, |item| pending(item).longest());
-    let (mut places, mut rows) = (Vec::new(), Vec::new());
+    let (mut places, mut rows, mut tokens) = (Vec::new(), Vec::new(), 0);
     for (request, item) in queue.iter_mut().enumerate() {
-        let pending = pending(item);
-        loop {
-            // A single row that is wider than the bound has to be computed too.
-            let has_room = rows.is_empty() || (rows.len() + 1) * width <= BATCH_TOKENS;
-            let fits =
-                |len: usize| has_room && len <= width && width <= (2 * len).max(len + SMALL_TOKENS);
-            let Some((input, row)) = pending.take(fits) else {
-                break;
-            };
+        // A single row that is longer than the bound has to be computed too.
+        while let Some((input, row)) =
+            pending(item).take(|len| tokens == 0 || tokens + len <= BATCH_TOKENS)
+        {
+            tokens += row.len();
             places.push(Place { request, input });
             rows.push(row);
         }
@@ -100,22 +85,20 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_like_length_go_together_and_keep_their_places() {
-        let mut queue = requests(&[&[10, 200, 12, 150]]);
-        assert_eq!(next_of(&mut queue), (vec![(0, 1), (0, 3)], vec![200, 150]));
-        assert_eq!(next_of(&mut queue), (vec![(0, 2), (0, 0)], vec![12, 10]));
+    fn rows_go_in_their_order_as_many_as_have_room() {
+        let mut queue = requests(&[&[10, 400, 150, 12]]);
+        assert_eq!(next_of(&mut queue), (vec![(0, 0), (0, 1)], vec![10, 400]));
+        assert_eq!(next_of(&mut queue), (vec![(0, 2), (0, 3)], vec![150, 12]));
         assert!(queue[0].is_empty());
     }
 
     #[test]
     fn requests_share_a_batch_where_there_is_room() {
-        let mut queue = requests(&[&[20], &[21, 4], &[3], &[100]]);
-        // 21 is wider than the batch of the one whose turn it is.
-        assert_eq!(next_of(&mut queue), (vec![(0, 0)], vec![20]));
-        queue.rotate_left(1);
-        let shared = (vec![(0, 0), (1, 0)], vec![21, 5]);
-        queue[1] = Pending::new(vec![row(5)]);
+        let mut queue = requests(&[&[20], &[500, 4], &[3]]);
+        let shared = (vec![(0, 0), (2, 0)], vec![20, 3]);
         assert_eq!(next_of(&mut queue), shared);
+        queue.rotate_left(1);
+        assert_eq!(next_of(&mut queue), (vec![(0, 0), (0, 1)], vec![500, 4]));
     }
 
     #[test]
@@ -126,8 +109,8 @@ mod tests {
         let mut names: VecDeque<usize> = (0..3).collect();
         while !queue.iter().all(Pending::is_empty) {
             let (places, rows) = next(&mut queue, |pending| pending);
-            let width = rows.iter().map(Row::len).max().unwrap_or(0);
-            assert!(width * rows.len() <= BATCH_TOKENS || rows.len() == 1);
+            let tokens: usize = rows.iter().map(Row::len).sum();
+            assert!(tokens <= BATCH_TOKENS || rows.len() == 1);
             for (place, row) in places.iter().zip(&rows) {
                 let earlier = seen.insert((names[place.request], place.input), row.len());
                 assert_eq!(earlier, None);

@@ -1,50 +1,55 @@
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::BertModel;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use safetensors::SafeTensors;
 
 use super::folder::{Folder, failed};
 use super::pooling::{Pooling, normalise};
 use super::tokens::Row;
+use super::transformer::Transformer;
 
 /// The loaded weights, and what becomes of their output.
 pub(super) struct Encoder {
-    model: BertModel,
+    model: Transformer,
     pooling: Pooling,
     normalise: bool,
-    dimensions: usize,
+    /// Numbers of a token's vector.
+    width: usize,
+    /// The cores: a batch is handed to them once, not each of its products.
+    cores: ThreadPool,
 }
 
 impl Encoder {
     /// # Errors
-    /// One line about `model.safetensors`.
-    pub(super) fn load(folder: &Folder) -> std::result::Result<Self, String> {
+    /// One line about `model.safetensors`, or the system gives no threads.
+    pub(super) fn load(folder: &Folder) -> Result<Self, String> {
         let path = folder.transformer.join("model.safetensors");
         let bytes = std::fs::read(&path).map_err(|error| failed(&path, &error))?;
-        let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)
-            .map_err(|error| failed(&path, &error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| failed(&path, &error))?;
         let model =
-            BertModel::load(weights, &folder.config).map_err(|error| failed(&path, &error))?;
+            Transformer::load(&file, &folder.config).map_err(|error| failed(&path, &error))?;
+        let cores = ThreadPoolBuilder::new().thread_name(|core| format!("encoder-{core}"));
         Ok(Self {
             model,
             pooling: folder.pooling.clone(),
             normalise: folder.normalise,
-            dimensions: folder.config.hidden_size * folder.pooling.width(),
+            width: folder.config.hidden_size,
+            cores: cores.build().map_err(|error| error.to_string())?,
         })
     }
 
     /// Numbers of a whole vector.
     pub(super) fn dimensions(&self) -> usize {
-        self.dimensions
+        self.width * self.pooling.width()
     }
 
     /// A vector for each row, as pooling leaves it: [`Encoder::finish`] makes it what a client sees.
-    pub(super) fn compute(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>> {
-        let width = rows.iter().map(Row::len).max().unwrap_or(0);
-        let ids = padded(rows, width, |row| row.ids.clone())?;
-        let types = padded(rows, width, |row| row.types.clone())?;
-        let mask = padded(rows, width, |row| vec![1; row.len()])?;
-        let tokens = self.model.forward(&ids, &types, Some(&mask))?;
-        self.pooling.apply(&tokens, &mask)?.to_vec2()
+    pub(super) fn compute(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, String> {
+        let tokens = self.cores.install(|| self.model.forward(rows))?;
+        let mut rest = tokens.as_slice();
+        let mut pooled = |row: &Row| {
+            let tokens = rest.split_off(..row.len() * self.width);
+            self.pooling.apply(tokens.unwrap_or_default(), self.width)
+        };
+        Ok(rows.iter().map(&mut pooled).collect())
     }
 
     /// Keeps the first numbers, where fewer are asked for, and brings the vector to unit length: always after
@@ -63,14 +68,4 @@ impl Encoder {
         }
         vector
     }
-}
-
-/// Zeros stand where a row is shorter than the widest.
-fn padded(rows: &[Row], width: usize, values: impl Fn(&Row) -> Vec<u32>) -> Result<Tensor> {
-    let mut places = Vec::with_capacity(rows.len() * width);
-    for row in rows {
-        places.extend(values(row));
-        places.resize(places.len() + width - row.len(), 0);
-    }
-    Tensor::from_vec(places, (rows.len(), width), &Device::Cpu)
 }

@@ -3,11 +3,11 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use candle_transformers::models::bert::Config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::pooling::{Mode, Pooling};
+use super::transformer::Config;
 
 /// All but the weights and the vocabulary.
 pub(super) struct Folder {

@@ -1,11 +1,17 @@
-//! Sentence embeddings: a BERT encoder (arXiv 1908.10084) by candle.
+//! Sentence embeddings: a BERT encoder (arXiv 1908.10084).
 
+mod attention;
 mod batch;
 mod encoder;
 mod folder;
+mod linear;
+mod norm;
 mod pooling;
+mod product;
 mod queue;
 mod tokens;
+mod transformer;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,9 +1,5 @@
 //! From the vectors of a text's tokens to the text's own.
 
-use candle_core::{DType, Result, Tensor};
-
-/// What stands in the place of padding where a maximum is taken.
-const LOWEST: f32 = -1e9;
 /// No vector is divided by less.
 const SHORTEST: f64 = 1e-12;
 
@@ -34,31 +30,25 @@ impl Pooling {
         self.0.len()
     }
 
-    /// `tokens` is texts x tokens x numbers; `mask`, texts x tokens, has 0 where there is padding.
-    pub(super) fn apply(&self, tokens: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let mask = mask.to_dtype(DType::F32)?.unsqueeze(2)?;
-        let pooled = self
-            .0
-            .iter()
-            .map(|mode| mode.apply(tokens, &mask))
-            .collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&pooled, 1)
+    /// `tokens` are a text's, one after another, of `width` numbers each.
+    pub(super) fn apply(&self, tokens: &[f32], width: usize) -> Vec<f32> {
+        let modes = self.0.iter();
+        modes.flat_map(|mode| mode.apply(tokens, width)).collect()
     }
 }
 
 impl Mode {
-    fn apply(self, tokens: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let sum = || tokens.broadcast_mul(mask)?.sum(1);
-        match self {
-            Self::Cls => tokens.narrow(1, 0, 1)?.squeeze(1),
-            Self::Max => {
-                // 0 where a token stands and LOWEST where there is padding.
-                let shift = mask.affine(-f64::from(LOWEST), f64::from(LOWEST))?;
-                tokens.broadcast_mul(mask)?.broadcast_add(&shift)?.max(1)
-            }
-            Self::Mean => sum()?.broadcast_div(&mask.sum(1)?),
-            Self::MeanSqrtLen => sum()?.broadcast_div(&mask.sum(1)?.sqrt()?),
-        }
+    fn apply(self, tokens: &[f32], width: usize) -> Vec<f32> {
+        let column = |index: usize| tokens.iter().skip(index).step_by(width).copied();
+        #[expect(clippy::cast_precision_loss, reason = "a text's tokens")]
+        let count = (tokens.len() / width) as f32;
+        let of_column = |index| match self {
+            Self::Cls => column(index).next().unwrap_or_default(),
+            Self::Max => column(index).fold(f32::NEG_INFINITY, f32::max),
+            Self::Mean => column(index).sum::<f32>() / count,
+            Self::MeanSqrtLen => column(index).sum::<f32>() / count.sqrt(),
+        };
+        (0..width).map(of_column).collect()
     }
 }
 
@@ -75,36 +65,25 @@ pub(super) fn normalise(vector: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
-    /// Two texts: one of three tokens, one of a single token and two places of padding.
-    fn pooled(modes: Vec<Mode>) -> Vec<Vec<f32>> {
-        let tokens = [
-            [[1f32, -2.0], [3.0, -4.0], [5.0, -9.0]],
-            [[-7.0, 8.0], [100.0, 100.0], [-100.0, -100.0]],
-        ];
-        let tokens = Tensor::new(&tokens, &Device::Cpu).unwrap();
-        let mask = Tensor::new(&[[1u32, 1, 1], [1, 0, 0]], &Device::Cpu).unwrap();
-        let pooled = Pooling::new(modes).apply(&tokens, &mask).unwrap();
-        pooled.to_vec2().unwrap()
+    fn pooled(modes: Vec<Mode>) -> Vec<f32> {
+        let tokens = [1.0, -2.0, 3.0, -4.0, 5.0, -9.0];
+        Pooling::new(modes).apply(&tokens, 2)
     }
 
     #[test]
-    fn padding_is_in_no_pooling() {
-        assert_eq!(pooled(vec![Mode::Cls]), [[1.0, -2.0], [-7.0, 8.0]]);
-        assert_eq!(pooled(vec![Mode::Max]), [[5.0, -2.0], [-7.0, 8.0]]);
-        assert_eq!(pooled(vec![Mode::Mean]), [[3.0, -5.0], [-7.0, 8.0]]);
+    fn each_way_makes_its_own_of_each_column() {
+        assert_eq!(pooled(vec![Mode::Cls]), [1.0, -2.0]);
+        assert_eq!(pooled(vec![Mode::Max]), [5.0, -2.0]);
+        assert_eq!(pooled(vec![Mode::Mean]), [3.0, -5.0]);
         let root = 3f32.sqrt();
-        let expected = [[9.0 / root, -15.0 / root], [-7.0, 8.0]];
-        assert_eq!(pooled(vec![Mode::MeanSqrtLen]), expected);
+        assert_eq!(pooled(vec![Mode::MeanSqrtLen]), [9.0 / root, -15.0 / root]);
     }
 
     #[test]
     fn several_poolings_stand_one_after_another() {
-        let expected = [[1.0, -2.0, 3.0, -5.0], [-7.0, 8.0, -7.0, 8.0]];
-        assert_eq!(pooled(vec![Mode::Cls, Mode::Mean]), expected);
+        assert_eq!(pooled(vec![Mode::Cls, Mode::Mean]), [1.0, -2.0, 3.0, -5.0]);
     }
 
     #[test]
