@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::linear::eight_at_a_time;
 use super::product::{Matrix, add_product};
 
 /// `three` has a column for each token: queries, keys and values, each of them head by head. Of each head and each of the
@@ -38,11 +39,8 @@ pub(super) fn look(three: Matrix<'_>, heads: usize, texts: &[Range<usize>]) -> V
 /// Shares of one, by their exponents.
 fn softmax(numbers: &mut [f32]) {
     let most = numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for number in numbers.iter_mut() {
-        *number = (*number - most).exp();
-        sum += *number;
-    }
+    eight_at_a_time(numbers, |x| (x - most).exp());
+    let sum: f32 = numbers.iter().sum();
     for number in numbers {
         *number /= sum;
     }
@@ -54,26 +52,31 @@ mod tests {
 
     #[test]
     fn each_head_looks_at_the_tokens_of_its_own_text_alone() {
-        // Two heads of one number each; the second text is one token.
-        let queries = [1.0, -1.0, 50.0, 0.0, 2.0, 50.0];
-        let keys = [2.0, 0.5, 50.0, 1.0, 1.0, 50.0];
-        let values = [10.0, 20.0, 7.0, 30.0, 40.0, 9.0];
-        let three = [queries, keys, values].concat();
-        let out = look(Matrix::new(&three, 6, 3), 2, &[0..2, 2..3]);
-        let mixed = |query: f32, keys: [f32; 2], values: [f32; 2]| {
-            let [one, other] = keys.map(|key| (query * key).exp());
-            (one * values[0] + other * values[1]) / (one + other)
-        };
-        let expected = [
-            mixed(1.0, [2.0, 0.5], [10.0, 20.0]),
-            mixed(-1.0, [2.0, 0.5], [10.0, 20.0]),
-            7.0,
-            mixed(0.0, [1.0, 1.0], [30.0, 40.0]),
-            mixed(2.0, [1.0, 1.0], [30.0, 40.0]),
-            9.0,
-        ];
-        for (found, expected) in out.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-4, "{out:?}");
+        // Two heads of two numbers each, four rows of queries, of keys and of values; the second text is one token.
+        let (heads, width, texts) = (2, 2, [0..2, 2..3]);
+        let three: Vec<f32> = (0..3 * heads * width * 3)
+            .map(|i| (i * 5 % 7) as f32 / 2.0 - 1.0)
+            .collect();
+        let number =
+            |kind, head, row, token| three[((kind * heads + head) * width + row) * 3 + token];
+        let out = look(Matrix::new(&three, 3 * heads * width, 3), heads, &texts);
+        for (place, found) in out.iter().enumerate() {
+            let (head, row, token) = (place / 3 / width, place / 3 % width, place % 3);
+            let text = texts.iter().find(|text| text.contains(&token)).unwrap();
+            let weight = |other: usize| {
+                let products =
+                    (0..width).map(|row| number(0, head, row, token) * number(1, head, row, other));
+                (products.sum::<f32>() / (width as f32).sqrt()).exp()
+            };
+            let mixed: f32 = text
+                .clone()
+                .map(|other| weight(other) * number(2, head, row, other))
+                .sum();
+            let expected = mixed / text.clone().map(weight).sum::<f32>();
+            assert!(
+                (found - expected).abs() < 1e-5,
+                "head {head}, row {row}, token {token}: {found}, {expected}"
+            );
         }
     }
 }

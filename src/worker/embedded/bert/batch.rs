@@ -7,6 +7,8 @@ use super::tokens::Row;
 /// Tokens of one batch. It bounds the memory that a step takes and how long the next request waits for it;
 /// more gain nothing on a CPU.
 const BATCH_TOKENS: usize = 512;
+/// So many tokens of others may go with a request's own, or as many as it has: a question does not wait for a page.
+const GUEST_TOKENS: usize = 64;
 
 /// A request's rows that are still to be computed.
 pub(super) struct Pending {
@@ -48,10 +50,13 @@ pub(super) fn next<T>(
     pending: impl Fn(&mut T) -> &mut Pending,
 ) -> (Vec<Place>, Vec<Row>) {
     let (mut places, mut rows, mut tokens) = (Vec::new(), Vec::new(), 0);
+    let mut most = BATCH_TOKENS;
     for (request, item) in queue.iter_mut().enumerate() {
+        if request == 1 {
+            most = most.min(tokens + tokens.max(GUEST_TOKENS));
+        }
         // A single row that is longer than the bound has to be computed too.
-        while let Some((input, row)) =
-            pending(item).take(|len| tokens == 0 || tokens + len <= BATCH_TOKENS)
+        while let Some((input, row)) = pending(item).take(|len| tokens == 0 || tokens + len <= most)
         {
             tokens += row.len();
             places.push(Place { request, input });
@@ -99,6 +104,17 @@ mod tests {
         assert_eq!(next_of(&mut queue), shared);
         queue.rotate_left(1);
         assert_eq!(next_of(&mut queue), (vec![(0, 0), (0, 1)], vec![500, 4]));
+    }
+
+    #[test]
+    fn a_question_does_not_wait_for_others_pages() {
+        let mut queue = requests(&[&[20], &[65, 30], &[34]]);
+        // 64 of others' at most: 65 has to wait, 34 need not.
+        assert_eq!(next_of(&mut queue), (vec![(0, 0), (2, 0)], vec![20, 34]));
+        queue.rotate_left(1);
+        assert_eq!(next_of(&mut queue), (vec![(0, 0), (0, 1)], vec![65, 30]));
+        let mut queue = requests(&[&[100], &[90, 11]]);
+        assert_eq!(next_of(&mut queue), (vec![(0, 0), (1, 0)], vec![100, 90]));
     }
 
     #[test]

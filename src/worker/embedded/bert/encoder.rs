@@ -13,7 +13,7 @@ pub(super) struct Encoder {
     normalise: bool,
     /// Numbers of a token's vector.
     width: usize,
-    /// The cores: a batch is handed to them once, not each of its products.
+    /// The cores. A batch moves in among them once, and hands out its products from inside.
     cores: ThreadPool,
 }
 
@@ -27,13 +27,22 @@ impl Encoder {
         let model =
             Transformer::load(&file, &folder.config).map_err(|error| failed(&path, &error))?;
         let cores = ThreadPoolBuilder::new().thread_name(|core| format!("encoder-{core}"));
-        Ok(Self {
+        let encoder = Self {
             model,
             pooling: folder.pooling.clone(),
             normalise: folder.normalise,
             width: folder.config.hidden_size,
             cores: cores.build().map_err(|error| error.to_string())?,
-        })
+        };
+        // What it can't compute is found before anybody asks.
+        let row = Row {
+            ids: vec![0],
+            types: vec![0],
+        };
+        encoder
+            .compute(&[row])
+            .map_err(|error| failed(&path, &error))?;
+        Ok(encoder)
     }
 
     /// Numbers of a whole vector.

@@ -1,7 +1,10 @@
 //! A layer's product with its weights.
 
+use std::f32::consts::FRAC_1_SQRT_2;
+
 use rayon::prelude::*;
 use serde::Deserialize;
+use wide::f32x8;
 
 use super::product::{Matrix, add_product};
 use super::weights::Weights;
@@ -17,7 +20,7 @@ pub(super) enum Activation {
     #[serde(alias = "gelu_python")]
     Gelu,
     /// The same by a hyperbolic tangent.
-    #[serde(alias = "gelu_pytorch_tanh")]
+    #[serde(alias = "gelu_fast", alias = "gelu_pytorch_tanh")]
     GeluNew,
     Relu,
 }
@@ -53,12 +56,13 @@ impl Linear {
 
     /// Both in one: the outputs of `other`, for the same inputs, stand below those of this one.
     pub(super) fn over(mut self, other: Self) -> Self {
+        self.weight.reserve_exact(other.weight.len());
         self.weight.extend(other.weight);
         self.bias.extend(other.bias);
         self
     }
 
-    /// A column for each of `tokens`, as they lie in memory: row by row.
+    /// Outputs x tokens, row by row, of inputs x tokens.
     pub(super) fn forward(&self, tokens: Matrix<'_>) -> Vec<f32> {
         let (outputs, width) = (self.bias.len(), tokens.columns());
         let mut out = vec![0.0; outputs * width];
@@ -85,17 +89,50 @@ impl Linear {
 
 impl Activation {
     fn bend(self, numbers: &mut [f32]) {
-        /// The root of two over pi.
-        const SCALE: f32 = 0.797_884_6;
-        let bend = |x: f32| match self {
-            Self::Gelu => 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)),
-            Self::GeluNew => 0.5 * x * (1.0 + (SCALE * (x + 0.044_715 * x * x * x)).tanh()),
-            Self::Relu => x.max(0.0),
-        };
-        for number in numbers {
-            *number = bend(*number);
+        match self {
+            Self::Gelu => eight_at_a_time(numbers, |x| x * 0.5 * (erf(x * FRAC_1_SQRT_2) + 1.0)),
+            Self::GeluNew => {
+                /// Twice the root of two over pi: tanh(z) is 1 - 2 / (1 + e^2z).
+                const SCALE: f32 = 1.595_769_1;
+                eight_at_a_time(numbers, |x| {
+                    x - x / (((x + x * x * x * 0.044_715) * SCALE).exp() + 1.0)
+                });
+            }
+            Self::Relu => eight_at_a_time(numbers, |x| x.max(f32x8::ZERO)),
         }
     }
+}
+
+/// The last ones are done with zeros beside them.
+pub(super) fn eight_at_a_time(numbers: &mut [f32], bend: impl Fn(f32x8) -> f32x8) {
+    let (eights, rest) = numbers.as_chunks_mut::<8>();
+    for eight in eights {
+        *eight = bend(f32x8::new(*eight)).to_array();
+    }
+    let mut last = [0.0; 8];
+    for (place, number) in last.iter_mut().zip(&*rest) {
+        *place = *number;
+    }
+    let last = bend(f32x8::new(last)).to_array();
+    for (number, bent) in rest.iter_mut().zip(last) {
+        *number = bent;
+    }
+}
+
+/// The error function, to 1.5e-7: 7.1.26 in Abramowitz and Stegun's handbook.
+fn erf(x: f32x8) -> f32x8 {
+    const P: f32 = 0.327_591_1;
+    const A: [f32; 5] = [
+        1.061_405_4,
+        -1.453_152_1,
+        1.421_413_8,
+        -0.284_496_72,
+        0.254_829_6,
+    ];
+    let size = x.abs();
+    let t = f32x8::ONE / (size * P + 1.0);
+    let sum = A.iter().fold(f32x8::ZERO, |sum, a| (sum + *a) * t);
+    (f32x8::ONE - sum * (-size * size).exp()).copysign(x)
 }
 
 #[cfg(test)]

@@ -1,17 +1,23 @@
 //! Layer normalisation (arXiv 1607.06450).
 
+use rayon::prelude::*;
+use wide::f32x8;
+
 use super::weights::Weights;
+
+/// Tokens that are worth handing to another core.
+const LEAST_TOKENS: usize = 8;
 
 /// Brings each token's numbers to a mean of 0 and a variance of 1, and from there to what the model has learnt.
 pub(super) struct Norm {
     weight: Vec<f32>,
     bias: Vec<f32>,
-    epsilon: f64,
+    epsilon: f32,
 }
 
 impl Norm {
     /// Files from before PyTorch's names have `gamma` and `beta`.
-    pub(super) fn load(weights: &Weights<'_>, width: usize, epsilon: f64) -> Result<Self, String> {
+    pub(super) fn load(weights: &Weights<'_>, width: usize, epsilon: f32) -> Result<Self, String> {
         let weights = weights.part("LayerNorm");
         let [weight, bias] = match weights.has("gamma") {
             true => ["gamma", "beta"],
@@ -35,25 +41,33 @@ impl Norm {
     pub(super) fn add(&self, states: &mut [f32], said: &[f32]) {
         let width = self.weight.len();
         let tokens = states.len() / width;
-        for (token, state) in states.chunks_exact_mut(width).enumerate() {
+        let add = |(token, state): (usize, &mut [f32])| {
             let column = said.iter().skip(token).step_by(tokens);
             for (number, said) in state.iter_mut().zip(column) {
                 *number += said;
             }
             self.apply_to(state);
-        }
+        };
+        let states = states.par_chunks_exact_mut(width).enumerate();
+        states.with_min_len(LEAST_TOKENS).for_each(add);
     }
 
     fn apply_to(&self, state: &mut [f32]) {
         #[expect(clippy::cast_precision_loss, reason = "a model's width")]
-        let width = state.len() as f64;
-        let mean = state.iter().map(|x| f64::from(*x)).sum::<f64>() / width;
-        let apart = state.iter().map(|x| (f64::from(*x) - mean).powi(2));
-        let scale = (apart.sum::<f64>() / width + self.epsilon).sqrt().recip();
+        let width = state.len() as f32;
+        let mean = sum(state, |x| x) / width;
+        let apart = sum(state, |x| (x - mean) * (x - mean)) / width;
+        let scale = (apart + self.epsilon).sqrt().recip();
         for ((number, weight), bias) in state.iter_mut().zip(&self.weight).zip(&self.bias) {
-            #[expect(clippy::cast_possible_truncation, reason = "a number of an f32 vector")]
-            let normal = ((f64::from(*number) - mean) * scale) as f32;
-            *number = normal * weight + bias;
+            *number = (*number - mean) * scale * weight + bias;
         }
     }
+}
+
+/// In eight sums, which is also more exact than in one.
+fn sum(numbers: &[f32], of: impl Fn(f32x8) -> f32x8) -> f32 {
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let eights = eights.iter().map(|eight| of(f32x8::new(*eight)));
+    let rest = rest.iter().map(|x| of(f32x8::splat(*x)).to_array()[0]);
+    eights.fold(f32x8::ZERO, |sum, x| sum + x).reduce_add() + rest.sum::<f32>()
 }

@@ -58,9 +58,15 @@ impl<'a> Matrix<'a> {
 
     /// Whether every number of it lies in its slice.
     fn is_whole(&self) -> bool {
-        let last = self.rows.saturating_sub(1) * self.next_row
-            + self.columns.saturating_sub(1) * self.next_column;
-        self.rows == 0 || self.columns == 0 || last < self.numbers.len()
+        if self.rows == 0 || self.columns == 0 {
+            return true;
+        }
+        let row = (self.rows - 1).checked_mul(self.next_row);
+        let column = (self.columns - 1).checked_mul(self.next_column);
+        let last = row
+            .zip(column)
+            .and_then(|(row, column)| row.checked_add(column));
+        last.is_some_and(|last| last < self.numbers.len())
     }
 }
 
@@ -141,10 +147,23 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "outside")]
     fn a_product_outside_its_matrices_is_none() {
-        let numbers = [0.0; 6];
-        let matrix = Matrix::new(&numbers, 2, 3);
-        add_product(&mut [0.0; 5], 2, 1.0, matrix.turned(), matrix);
+        let numbers = [1.0; 6];
+        let whole = Matrix::new(&numbers, 2, 3);
+        let ends = |left: Matrix<'_>, right: Matrix<'_>, next_row, mut out: Vec<f32>| {
+            let add = || add_product(&mut out, next_row, 1.0, left, right);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(add)).is_ok()
+        };
+        assert!(ends(whole.turned(), whole, 3, vec![0.0; 9]));
+        // One number short: what is written, the left one, the right one.
+        assert!(!ends(whole.turned(), whole, 3, vec![0.0; 8]));
+        let short = Matrix::new(&numbers[1..], 2, 3);
+        assert!(!ends(short.turned(), whole, 3, vec![0.0; 9]));
+        assert!(!ends(whole.turned(), short, 3, vec![0.0; 9]));
+        // They don't fit each other, rows overlap, sizes are beyond every slice.
+        assert!(!ends(whole, whole, 3, vec![0.0; 9]));
+        assert!(!ends(whole.turned(), whole, 2, vec![0.0; 9]));
+        let vast = Matrix::new(&numbers, 1 << 63, 2);
+        assert!(!ends(vast.turned(), vast, 2, vec![0.0; 9]));
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Tokens {
     max_tokens: usize,
     /// Ids below are known.
     vocabulary: usize,
+    /// So are kinds of text below this.
+    kinds: usize,
 }
 
 impl Tokens {
@@ -39,7 +41,7 @@ impl Tokens {
     pub(super) fn load(folder: &Folder) -> Result<Self, String> {
         let path = folder.transformer.join("tokenizer.json");
         let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| failed(&path, &error))?;
-        // What is too long is refused, and batches are padded where they are made.
+        // What is too long is refused, and no batch is padded.
         tokenizer
             .with_truncation(None)
             .map_err(|error| failed(&path, &error))?;
@@ -49,6 +51,7 @@ impl Tokens {
         }
         Ok(Self {
             vocabulary: tokenizer.get_vocab_size(true).min(folder.config.vocab_size),
+            kinds: folder.config.type_vocab_size,
             tokenizer,
             lower_case: folder.lower_case,
             max_tokens: folder.max_tokens,
@@ -156,7 +159,7 @@ impl Tokens {
             return Err(self.too_long(ids.len(), name()));
         }
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
-            let (name, last) = (name(), self.vocabulary - 1);
+            let (name, last) = (name(), self.vocabulary.saturating_sub(1));
             let message = format!("{name} holds {id}; this model's token ids are 0 to {last}");
             return Err(invalid(name, message));
         }
@@ -170,9 +173,22 @@ impl Tokens {
         if encoding.len() > self.max_tokens {
             return Err(self.too_long(encoding.len(), name()));
         }
+        if encoding.is_empty() {
+            let name = name();
+            let message = format!("{name} has no tokens");
+            return Err(invalid(name, message));
+        }
+        let (ids, types) = (encoding.get_ids(), encoding.get_type_ids());
+        // Such a folder's tokenizer is another model's. Here it fails whoever asks, later it would fail others too.
+        if ids.iter().any(|id| *id as usize >= self.vocabulary)
+            || types.iter().any(|kind| *kind as usize >= self.kinds)
+        {
+            let message = "its tokenizer has tokens that the model doesn't know";
+            return Err(Failure::Broken(message.into()));
+        }
         Ok(Row {
-            ids: encoding.get_ids().to_vec(),
-            types: encoding.get_type_ids().to_vec(),
+            ids: ids.to_vec(),
+            types: types.to_vec(),
         })
     }
 

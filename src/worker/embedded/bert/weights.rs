@@ -4,7 +4,6 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 /// A part of the file: names are looked up below its own.
-#[derive(Clone)]
 pub(super) struct Weights<'a> {
     file: &'a SafeTensors<'a>,
     prefix: String,
