@@ -12,7 +12,9 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::openai::{batches, chat, completions, embeddings, files, models, tokens, uploads};
+use super::openai::{
+    batches, chat, completions, embeddings, files, models, route, tokens, uploads,
+};
 use super::organization::{
     admin_keys, audit, costs, keys, models as verticals, projects, queue, rate_limits, usage,
 };
@@ -53,6 +55,7 @@ fn table() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(embeddings::create))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize))
+        .routes(routes!(route::route))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))
         .merge(kept())

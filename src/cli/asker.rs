@@ -9,14 +9,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use http::HeaderMap;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::config::Config;
 use crate::eval::{Item, Run, Scored, Suite, Task, Tried};
 use crate::router::Router;
-use crate::types::{Class, Money, Usage};
+use crate::types::{AUTO, Class, Money, Usage};
 
 /// How long a request is sent again that a full queue or a limit refused.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -264,6 +264,13 @@ impl Asker {
     /// Again and again while there is no room for it. Gives the answer, and what was said before it.
     pub(super) fn ask(&self, body: &Value) -> Result<(Value, HeaderMap)> {
         self.send("/v1/chat/completions", body)
+    }
+
+    /// What `auto` would come to for a question.
+    pub(super) fn routed(&self, question: &str) -> Result<Value> {
+        let messages = json!([{"role": "user", "content": question}]);
+        let body = json!({"model": AUTO, "messages": messages});
+        Ok(self.send("/v1/route", &body)?.0)
     }
 
     fn send(&self, path: &str, body: &Value) -> Result<(Value, HeaderMap)> {

@@ -43,7 +43,7 @@ struct Labelled {
 struct Went {
     id: String,
     expected: String,
-    /// The model that answered.
+    /// The model that would answer.
     model: String,
     by: String,
     /// The vertical that was nearest.
@@ -122,22 +122,16 @@ pub(super) fn run(arguments: &RouteArguments, config: &Config) -> Result<()> {
 }
 
 fn ask(asker: &Asker, one: &Labelled) -> Result<Went> {
-    let body = json!({
-        "model": "auto", "max_tokens": 1, "messages": [{"role": "user", "content": one.input}],
-    });
-    let (_, headers) = asker.ask(&body).with_context(|| one.id.clone())?;
-    let header = |name: &str| {
-        let value = headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default().to_owned()
-    };
+    let told = asker.routed(&one.input).with_context(|| one.id.clone())?;
+    let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
     Ok(Went {
         id: one.id.clone(),
         expected: one.expected.clone(),
-        model: header("x-forebay-model"),
-        by: header("x-forebay-route-by"),
-        nearest: header("x-forebay-route-nearest"),
-        score: header("x-forebay-route-score").parse().unwrap_or(-1.0),
-        took_ms: header("x-forebay-route-ms").parse().unwrap_or(f64::NAN),
+        model: text("model"),
+        by: text("by"),
+        nearest: text("nearest"),
+        score: told["score"].as_f64().unwrap_or(-1.0),
+        took_ms: told["took_ms"].as_f64().unwrap_or(f64::NAN),
     })
 }
 

@@ -121,7 +121,6 @@ impl Gateway {
                 ("general", self.cheapest(access, general, class, end_user)?)
             }
         };
-        self.metrics.verticals.routed(choice.model(), by);
         let nearest = nearest.map(|(route, score)| {
             let route = route.and_then(|route| auto.routes.get(route));
             let name = route.map_or(&auto.general, |route| &route.model);

@@ -149,6 +149,7 @@ async fn auto_finds_the_cheapest_that_may_serve_and_says_why() {
             .await,
         1.0
     );
+    what_it_would_come_to_is_told_without_an_answer(&server).await;
     let list = server
         .client
         .get(format!("{}/v1/models", server.url))
@@ -162,6 +163,33 @@ async fn auto_finds_the_cheapest_that_may_serve_and_says_why() {
             .iter()
             .any(|model| model["id"] == "auto")
     );
+}
+
+async fn what_it_would_come_to_is_told_without_an_answer(server: &Server) {
+    let charges = count(server, "SELECT count(*) FROM charge").await;
+    let routed = async |body: Value| server.post("/v1/route", &body).send().await.unwrap();
+    let text = "Is the train to town late again?";
+    let told: Value = routed(question(text)).await.json().await.unwrap();
+    assert_eq!(
+        json!([told["object"], told["model"], told["by"], told["nearest"]]),
+        json!(["route", "cheap-trains", "nearest", "trains"])
+    );
+    assert!(told["score"].as_f64().unwrap() > 0.1 && told["took_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(
+        count(server, "SELECT count(*) FROM charge").await,
+        charges,
+        "nothing was charged"
+    );
+    for (body, param) in [
+        (json!({"model": CHAT, "messages": []}), "model"),
+        (json!({"messages": []}), "model"),
+        (json!({"model": "auto"}), "messages"),
+    ] {
+        let answer = routed(body.clone()).await;
+        assert_eq!(answer.status(), 400, "{body}");
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["error"]["param"], param, "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,6 +224,8 @@ async fn auto_comes_to_nothing_that_a_key_may_not_ask() {
     )
     .await;
     assert_eq!(answer.status(), 404);
+    let answer = ask(&server, &dear, Method::POST, "/v1/route", question("Love?")).await;
+    assert_eq!(answer.status(), 404, "nor is it told what others would");
     let auto = key(json!(["auto"])).await;
     let answer = chat_as(&server, &auto, trains).await;
     assert_eq!(answer.headers()["x-forebay-model"], "cheap-trains");

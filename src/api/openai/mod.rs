@@ -6,6 +6,7 @@ pub(super) mod completions;
 pub(super) mod embeddings;
 pub(super) mod files;
 pub(super) mod models;
+pub(super) mod route;
 pub(super) mod tokens;
 pub(super) mod uploads;
 

@@ -13,6 +13,7 @@ use super::relay::{Peeked, Shadow, peek, written};
 use crate::api::Api;
 use crate::api::asked::Asked;
 use crate::api::error::ApiError;
+use crate::gateway::Decision;
 use crate::guard::{Found, Side};
 use crate::router::Choice;
 use crate::tenancy::Access;
@@ -44,16 +45,18 @@ pub(super) async fn with_profile(
     mut peeked: Peeked,
     endpoint: Endpoint,
 ) -> Result<Peeked, ApiError> {
-    let (gateway, end_user) = (&api.gateway, peeked.end_user());
-    if peeked.model == AUTO && gateway.router.auto().is_some() {
-        let (text, tools) = (question(&peeked), peeked.names_tools());
-        let routed = gateway.route((access, class), &text, tools, end_user.as_deref());
-        if let Some((choice, decision)) = routed.await {
+    if peeked.model == AUTO && api.gateway.router.auto().is_some() {
+        if let Some((choice, decision)) = decided(api, (access, class), &peeked).await {
+            let verticals = &api.gateway.metrics.verticals;
+            verticals.routed(choice.model(), decision.by);
             peeked.choice = Some(choice);
             peeked.decision = Some(Arc::new(decision));
         }
     } else {
-        peeked.choice = gateway.choose(access, &peeked.model, end_user.as_deref());
+        let end_user = peeked.end_user();
+        peeked.choice = api
+            .gateway
+            .choose(access, &peeked.model, end_user.as_deref());
     }
     let Some(choice) = peeked.choice.clone() else {
         return Ok(peeked);
@@ -73,6 +76,18 @@ pub(super) async fn with_profile(
     peeked.found = found;
     peeked.shadow = shadow;
     Ok(peeked)
+}
+
+/// What a request for `auto` comes to. `None` where there is no `auto`, or nothing that this key may ask.
+pub(super) async fn decided(
+    api: &Api,
+    caller: (&Access, Class),
+    peeked: &Peeked,
+) -> Option<(Choice, Decision)> {
+    let (text, tools) = (question(peeked), peeked.names_tools());
+    let end_user = peeked.end_user();
+    let routed = api.gateway.route(caller, &text, tools, end_user.as_deref());
+    routed.await
 }
 
 /// The request as this revision has it; what its rules find in it goes into `found`.
