@@ -121,9 +121,14 @@ impl Asker {
     /// Waits until the server knows a revision that was just made.
     pub(super) fn await_revision(&self, name: &str) -> Result<()> {
         let mut began = Instant::now();
+        let mut is_said = false;
         while let Err(error) = self.get("/v1/models") {
             if began.elapsed() > STARTS {
                 return Err(error);
+            }
+            if !std::mem::replace(&mut is_said, true) {
+                let seconds = STARTS.as_secs();
+                eprintln!("waiting for {}, {seconds} seconds at most", self.url);
             }
             wait(PAUSE);
         }
@@ -133,7 +138,11 @@ impl Asker {
             let Some(message) = answer["error"]["message"].as_str() else {
                 return Ok(());
             };
-            ensure!(began.elapsed() < LEARNS, "{}: {message}", self.url);
+            ensure!(
+                began.elapsed() < LEARNS,
+                "{}: {message}: does the server run with this config? It reads it again at SIGHUP",
+                self.url
+            );
             wait(Duration::from_millis(200));
         }
     }
@@ -146,6 +155,16 @@ impl Asker {
             .flat_map(|task| task.items.iter().map(move |item| (task, item)));
         let items: Vec<(&Task, &Item)> = items.collect();
         let bar = progress(model, items.len());
+        let requests = items
+            .iter()
+            .map(|(task, item)| task.requests(item, model).len());
+        let requests: usize = requests.sum();
+        eprintln!(
+            "{model}: {} items, {requests} requests to {}",
+            items.len(),
+            self.url
+        );
+        let tenth = items.len().div_ceil(10);
         let next = AtomicUsize::new(0);
         let done = Mutex::new(BTreeMap::new());
         let seen = Mutex::new(HashSet::new());
@@ -160,6 +179,9 @@ impl Asker {
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         done.insert(index, tried);
                         bar.inc(1);
+                        if bar.is_hidden() && done.len().is_multiple_of(tenth) {
+                            eprintln!("{model}: {} of {}", done.len(), items.len());
+                        }
                     }
                 });
             }

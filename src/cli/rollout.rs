@@ -1,6 +1,7 @@
 //! `forebay model promote` and the like: which revision of a model serves.
 
 use std::io::{Write, stdout};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
@@ -13,6 +14,9 @@ use crate::config::Config;
 use crate::eval::{Report, Suite};
 use crate::router::{Rollout, RolloutError, Router, Standing};
 use crate::types::{Actor, Serving, Store, StoredRevision};
+
+/// By then all running servers have looked into the store.
+const FOLLOWED: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand)]
 pub(super) enum RolloutCommand {
@@ -83,21 +87,21 @@ pub(super) async fn run(
         RolloutCommand::Rollback { model } => {
             let (standing, _) = here.find(model, None).await?;
             let state = here.rollout.roll_back(&standing).await?;
-            told(&state);
+            told(&state).await;
             Ok(())
         }
         RolloutCommand::Canary(arguments) => {
             let (standing, revision) = here.share(arguments).await?;
             let share = revision.as_ref().map(|one| (one, arguments.percent));
             let state = here.rollout.canary(&standing, share).await?;
-            told(&state);
+            told(&state).await;
             Ok(())
         }
         RolloutCommand::Shadow(arguments) => {
             let (standing, revision) = here.share(arguments).await?;
             let share = revision.as_ref().map(|one| (one, arguments.percent));
             let state = here.rollout.shadow(&standing, share).await?;
-            told(&state);
+            told(&state).await;
             Ok(())
         }
     }
@@ -156,7 +160,7 @@ impl Here<'_> {
         }
         match self.rollout.promote(standing, revision).await {
             Ok(state) => {
-                told(&state);
+                told(&state).await;
                 Ok(())
             }
             Err(error) => {
@@ -252,7 +256,7 @@ fn roles(one: &StoredRevision, own: &StoredRevision, state: Option<&Serving>) ->
     roles.join(", ")
 }
 
-fn told(state: &Serving) {
+async fn told(state: &Serving) {
     let share = |share: &Option<crate::types::Share>| {
         share.as_ref().map_or_else(String::new, |share| {
             format!("{} for {}%", share.revision, share.percent)
@@ -267,5 +271,7 @@ fn told(state: &Serving) {
             line += &format!(", {name} {share}");
         }
     }
-    eprintln!("{line}; running servers follow within two seconds");
+    // Servers look into the store each second: what is asked after this command is asked of that revision.
+    tokio::time::sleep(FOLLOWED).await;
+    eprintln!("{line}");
 }

@@ -123,13 +123,14 @@ impl Task {
         let lines = (1..)
             .zip(text.lines())
             .filter(|(_, line)| !line.trim().is_empty());
+        let item = |line: &str| {
+            let item: Item = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            file.score.check(&item)?;
+            Ok(item)
+        };
         let items = lines.map(|(number, line)| {
-            {
-                let item: Item = serde_json::from_str(line).map_err(|error| error.to_string())?;
-                file.score.check(&item)?;
-                Ok(item)
-            }
-            .map_err(|error: String| format!("{} line {number}: {error}", path.display()))
+            let at = |error: String| format!("{} line {number}: {error}", path.display());
+            item(line).map_err(at)
         });
         let items: Vec<_> = items.collect::<Result<_, _>>()?;
         if items.is_empty() {
@@ -149,5 +150,36 @@ impl Task {
 
     pub(super) fn question(&self, item: &Item) -> String {
         self.prompt.replace("{input}", &item.input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_file_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let suite = folder.path().join("suite.toml");
+        let task = r#"name = "s"
+            [[task]]
+            name = "t"
+            items = "items.jsonl"
+            score = { by = "choice", choices = ["a", "b"] }"#;
+        std::fs::write(&suite, task).unwrap();
+        let refused = |items: &str| {
+            std::fs::write(folder.path().join("items.jsonl"), items).unwrap();
+            Suite::read(&suite).err().unwrap()
+        };
+        let good = r#"{"id": "1", "input": "x", "expected": "a"}"#;
+        for bad in [
+            r#"{"id": "2", "input": "x", "output": "a"}"#,
+            r#"{"input": "x", "expected": "a"}"#,
+            r#"{"id": "2", "input": "x", "expected": "c"}"#,
+        ] {
+            let said = refused(&format!("{good}\n\n{bad}\n"));
+            assert!(said.contains("items.jsonl line 3: "), "{said}");
+        }
+        assert!(refused("\n").contains("items.jsonl has no items"));
     }
 }
