@@ -39,9 +39,8 @@ const CONFIG: &str = r#"
     name = "m"
     price = { prompt = "2", completion = "6", request = "0.000001" }
 "#;
-/// How long the books may take to balance once everything is quiet: a dead replica is missed only after its lease, and a
-/// machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the books may take to balance once everything is quiet: a dead replica is missed only after its lease.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What became of a request, as its client saw it.
 #[derive(Debug, Clone)]

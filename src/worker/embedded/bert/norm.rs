@@ -71,3 +71,33 @@ fn sum(numbers: &[f32], of: impl Fn(f32x8) -> f32x8) -> f32 {
     let rest = rest.iter().map(|x| of(f32x8::splat(*x)).to_array()[0]);
     eights.fold(f32x8::ZERO, |sum, x| sum + x).reduce_add() + rest.sum::<f32>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_is_normalised_token_by_token() {
+        // Ten numbers: eight at a time, and two more.
+        let norm = Norm {
+            weight: vec![2.0; 10],
+            bias: vec![1.0; 10],
+            epsilon: 0.0,
+        };
+        // Columns of what is said to two tokens; of the second, all numbers but one are 0 with it.
+        let mut states = vec![0.0; 20];
+        states[10..].fill(3.0);
+        let said: Vec<f32> = (0..10)
+            .flat_map(|row| [row as f32, if row == 9 { 7.0 } else { -3.0 }])
+            .collect();
+        norm.add(&mut states, &said);
+        // 0 to 9 have a mean of 4.5 and a variance of 8.25.
+        for (number, row) in states[..10].iter().zip(0_u8..) {
+            let expected = 1.0 + 2.0 * (f32::from(row) - 4.5) / 8.25_f32.sqrt();
+            assert!((number - expected).abs() < 1e-5, "{number}, {expected}");
+        }
+        // Nine of 0 and one of 10: a mean of 1, a variance of 9.
+        assert!((states[10] - (1.0 - 2.0 / 3.0)).abs() < 1e-5);
+        assert!((states[19] - (1.0 + 2.0 * 9.0 / 3.0)).abs() < 1e-5);
+    }
+}

@@ -231,3 +231,42 @@ pub(super) fn broken(error: &dyn std::fmt::Display) -> Failure {
 pub(super) fn saturating(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A word a token, and nothing around a text.
+    fn tokens(vocabulary: usize, kinds: usize) -> Tokens {
+        let text = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"one": 0, "two": 1}, "unk_token": "one"}}"#;
+        Tokens {
+            tokenizer: text.parse().unwrap(),
+            lower_case: false,
+            max_tokens: 8,
+            vocabulary,
+            kinds,
+        }
+    }
+
+    fn row(tokens: &Tokens, text: &str) -> Result<Vec<Row>, Failure> {
+        tokens.rows(&[Input::Text(text.into())], || false)
+    }
+
+    #[test]
+    fn a_text_without_tokens_is_refused() {
+        let tokens = tokens(2, 1);
+        assert_eq!(row(&tokens, "two one").unwrap()[0].ids, [1, 0]);
+        let refused = row(&tokens, " ").unwrap_err();
+        assert!(matches!(refused, Failure::Invalid { .. }), "{refused:?}");
+    }
+
+    #[test]
+    fn tokens_that_the_model_does_not_know_fail_their_own_request() {
+        for tokens in [tokens(1, 1), tokens(2, 0)] {
+            let failed = row(&tokens, "two").unwrap_err();
+            assert!(matches!(failed, Failure::Broken(_)), "{failed:?}");
+        }
+    }
+}
