@@ -5,16 +5,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::tenancy::{Rate, Standing, seconds};
 
 /// <https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers>
-const REQUESTS: [&str; 3] = [
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
+const REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
 ];
-const TOKENS: [&str; 3] = [
-    "x-ratelimit-limit-tokens",
-    "x-ratelimit-remaining-tokens",
-    "x-ratelimit-reset-tokens",
+const TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
+const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-forebay-budget-warning");
+const CUT_BY: HeaderName = HeaderName::from_static("x-forebay-cut-by");
 
 pub(super) fn insert(headers: &mut HeaderMap, standing: &Standing) {
     for (names, rate) in [(REQUESTS, standing.requests), (TOKENS, standing.tokens)] {
@@ -24,18 +26,18 @@ pub(super) fn insert(headers: &mut HeaderMap, standing: &Standing) {
     }
     if let Some(meter) = standing.warning {
         let budget = HeaderValue::from_static(meter.as_str());
-        headers.insert("x-forebay-budget-warning", budget);
+        headers.insert(BUDGET_WARNING, budget);
     }
     if let Some(meter) = standing.cut_by {
         let limit = HeaderValue::from_static(meter.as_str());
-        headers.insert("x-forebay-cut-by", limit);
+        headers.insert(CUT_BY, limit);
     }
 }
 
-fn insert_rate(headers: &mut HeaderMap, [limit, remaining, reset]: [&'static str; 3], rate: Rate) {
-    headers.insert(HeaderName::from_static(limit), rate.limit.into());
-    headers.insert(HeaderName::from_static(remaining), rate.remaining.into());
+fn insert_rate(headers: &mut HeaderMap, [limit, remaining, reset]: [HeaderName; 3], rate: Rate) {
+    headers.insert(limit, rate.limit.into());
+    headers.insert(remaining, rate.remaining.into());
     if let Ok(time) = HeaderValue::from_str(&seconds(rate.reset)) {
-        headers.insert(HeaderName::from_static(reset), time);
+        headers.insert(reset, time);
     }
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue};
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
@@ -134,19 +136,25 @@ pub struct Edge {
 /// What clients reach.
 pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
     let (routes, document) = table().split_for_parts();
+    // As one: each that is laid on alone makes every request clone and box once more. From the outside in.
+    let layers = ServiceBuilder::new()
+        // Whoever reads a body reads no more than that.
+        .layer(DefaultBodyLimit::max(edge.max_body_bytes))
+        // Whatever happens inside, the answer has its id and the log its line.
+        .layer(from_fn_with_state(Arc::clone(&api), request_id::mint))
+        // A panic of a handler is one broken answer in the envelope, not a broken connection.
+        .layer(CatchPanicLayer::custom(panicked));
     let routes = also(routes)
         .merge(openapi::routes(document))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(Arc::clone(&api))
-        // From the inside out. A panic of a handler is one broken answer in the envelope, not a broken connection.
-        .layer(CatchPanicLayer::custom(panicked))
-        // Whatever happens inside, the answer has its id and the log its line.
-        .layer(axum::middleware::from_fn_with_state(api, request_id::mint))
+        .with_state(api)
+        .layer(layers);
+    let routes = match edge.cors_origins.as_slice() {
+        [] => routes,
         // Browsers ask first whether they may, without a key, and read errors as well.
-        .layer(cors(&edge.cors_origins))
-        // Whoever reads a body reads no more than that.
-        .layer(DefaultBodyLimit::max(edge.max_body_bytes));
+        origins => routes.layer(cors(origins)),
+    };
     azure::beside(routes)
 }
 

@@ -11,6 +11,7 @@ mod limits;
 mod project;
 mod rollout;
 mod route;
+mod threads;
 mod time;
 mod usage;
 
@@ -109,6 +110,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let path = arguments.config.as_deref();
     match arguments.command {
         Command::Serve => {
+            threads::sleep_soon();
             let config = checked(path)?;
             block_on(app::serve(config, config_path(path)))
         }

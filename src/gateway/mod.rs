@@ -224,6 +224,7 @@ impl Gateway {
             tenant: ask.access.caller.project.clone(),
             class: ask.class,
             adapter: plan.adapter.clone(),
+            preface: prefix::preface(&ask.body, plan),
         };
         Attempt::start(slot, job, flight, served, ask.arrived)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::Ask;
-use crate::types::{Chat, Generate, Plan, Prompt, Relay};
+use crate::types::{Chat, Generate, Plan, Preface, Prompt, Relay};
 
 /// Bytes of a prompt between two hashes.
 const BLOCK: usize = 1024;
@@ -36,6 +36,14 @@ pub(super) fn of(ask: &Ask<Arc<Generate>>, plan: &Plan) -> Vec<u64> {
         (None, None) => {}
     }
     beginnings.hashes
+}
+
+/// What of the request's conversation is its vertical's, as it stands there.
+pub(super) fn preface(request: &Generate, plan: &Plan) -> Option<Preface> {
+    match (&plan.profile, request.prompts.as_slice()) {
+        (Some(profile), [Prompt::Chat(chat)]) => profile.preface(chat),
+        _ => None,
+    }
 }
 
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Error, Gateway};
+use super::{Error, Gateway, prefix};
 use crate::router::Choice;
 use crate::scheduler::Need;
 use crate::tenancy::Access;
@@ -79,6 +79,7 @@ impl Gateway {
         };
         let slot = self.scheduler.submit(&plan, need).await?;
         let job = Job {
+            preface: prefix::preface(&body, &plan),
             request: Arc::new(body),
             model: Arc::clone(&plan.sent),
             asked: Arc::clone(&plan.model),

@@ -101,6 +101,7 @@ fn job() -> Job {
         tenant: "proj_a".into(),
         class: Class::Standard,
         adapter: None,
+        preface: None,
     }
 }
 

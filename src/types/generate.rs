@@ -67,6 +67,17 @@ pub struct Job {
     pub class: Class,
     /// The LoRA adapter to be used over the worker's weights (arXiv 2106.09685).
     pub adapter: Option<Arc<Adapter>>,
+    /// What of the conversation is the vertical's: that may serve all its tenants.
+    pub preface: Option<Preface>,
+}
+
+/// How much of a conversation a vertical says before its clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preface {
+    /// Turns that are the vertical's, the first ones; at least 1.
+    pub turns: usize,
+    /// Bytes of the first of them that are the vertical's, where a client's own may follow in it.
+    pub system_bytes: Option<usize>,
 }
 
 /// What an answer had when its worker failed.
@@ -112,6 +123,22 @@ pub struct Chat {
     pub thinking: Thinking,
     /// What the answer begins with: the model goes on from there.
     pub opening: Option<String>,
+}
+
+impl Chat {
+    /// The conversation that a vertical's own words are without the client's.
+    #[must_use]
+    pub fn cut(&self, preface: Preface) -> Self {
+        let turns = preface.turns.min(self.messages.len());
+        let mut messages = self.messages[..turns].to_vec();
+        if let (Some(bytes), Some(system)) = (preface.system_bytes, messages.first_mut()) {
+            system.content.truncate(bytes);
+        }
+        Self {
+            messages,
+            ..Self::default()
+        }
+    }
 }
 
 /// How much a model thinks before it answers.

@@ -43,8 +43,8 @@ pub use embed::{Embed, EmbedJob, Embedded, Input};
 pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use file::{FileQuery, FileStore, Purpose, StoredFile, Upload, UploadStatus};
 pub use generate::{
-    Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Prompt, Resume, Role,
-    Sampling, Thinking, ToolCall, ToolChoice, Tools,
+    Adapter, Chat, Format, Function, Generate, Job, Measure, Message, Preface, Prompt, Resume,
+    Role, Sampling, Thinking, ToolCall, ToolChoice, Tools,
 };
 pub use ids::{BatchId, FileId, KeyId, OrganisationId, ProjectId, ReplicaId, RequestId, UploadId};
 pub use invoice::{Invoice, InvoiceLine, Period};

@@ -1,6 +1,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::{Chat, Preface, Role};
+
 /// Fields that mean the same of a text as of a chat.
 const OF_TEXTS: [&str; 15] = [
     "frequency_penalty",
@@ -92,6 +94,38 @@ impl Profile {
         (!all.is_empty()).then(|| all.join("\n\n"))
     }
 
+    /// How much of a conversation is the profile's, and the same in each that it begins. Examples that are picked for a
+    /// question are not: they would tell others what was asked.
+    #[must_use]
+    pub fn preface(&self, chat: &Chat) -> Option<Preface> {
+        let mut turns = 0;
+        let orders = self.orders();
+        if let Some(orders) = &orders {
+            let first = chat.messages.first()?;
+            if first.role != Role::System || !first.content.starts_with(orders) {
+                return None;
+            }
+            turns = 1;
+        }
+        let said = |turn: usize, role: Role, text: &str| {
+            let message = chat.messages.get(turn);
+            message.is_some_and(|message| message.role == role && message.content == text)
+        };
+        let examples = self.examples.iter().filter(|_| self.nearest.is_none());
+        for example in examples {
+            if !said(turns, Role::User, &example.input)
+                || !said(turns + 1, Role::Assistant, &example.output)
+            {
+                break;
+            }
+            turns += 2;
+        }
+        (turns > 0).then(|| Preface {
+            turns,
+            system_bytes: orders.map(|orders| orders.len()),
+        })
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -102,6 +136,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Message;
 
     #[test]
     fn a_text_has_no_turns_and_no_fields_of_chats() {
@@ -126,5 +161,62 @@ mod tests {
             }
             .is_of_texts()
         );
+    }
+
+    #[test]
+    fn only_what_stands_there_word_for_word_is_the_profiles() {
+        let example = |input: &str| Example {
+            input: input.into(),
+            output: "Ho".into(),
+        };
+        let mut profile = Profile {
+            system: Some("Be kind.".into()),
+            examples: vec![example("Hi"), example("Hey")],
+            ..Profile::default()
+        };
+        let chat = |turns: &[(Role, &str)]| Chat {
+            messages: turns
+                .iter()
+                .map(|(role, content)| Message {
+                    role: *role,
+                    content: (*content).into(),
+                    name: None,
+                    calls: Vec::new(),
+                    call_id: None,
+                })
+                .collect(),
+            ..Chat::default()
+        };
+        let (system, user, assistant) = (Role::System, Role::User, Role::Assistant);
+        let whole = chat(&[
+            (system, "Be kind.\n\nMy name is Bo."),
+            (user, "Hi"),
+            (assistant, "Ho"),
+            (user, "Hey"),
+            (assistant, "Ho"),
+            (user, "Hi"),
+        ]);
+        let is = |turns| Preface {
+            turns,
+            system_bytes: Some(8),
+        };
+        assert_eq!(profile.preface(&whole), Some(is(5)));
+        let own = whole.cut(is(5)).messages;
+        assert_eq!(own.len(), 5);
+        assert_eq!(own[0].content, "Be kind.");
+
+        let other = chat(&[(system, "Be kind."), (user, "Hi"), (assistant, "Hm")]);
+        assert_eq!(profile.preface(&other), Some(is(1)));
+        assert_eq!(profile.preface(&chat(&[(user, "Be kind.")])), None);
+        assert_eq!(profile.preface(&chat(&[(system, "Be kin")])), None);
+        assert_eq!(profile.preface(&chat(&[])), None);
+
+        profile.nearest = Some(Nearest {
+            count: 2,
+            embedding: "minilm".into(),
+        });
+        assert_eq!(profile.preface(&whole), Some(is(1)));
+        profile.system = None;
+        assert_eq!(profile.preface(&whole), None);
     }
 }

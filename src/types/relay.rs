@@ -1,7 +1,8 @@
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 
 use super::Endpoint;
 
@@ -31,6 +32,8 @@ pub struct Field {
 
 /// A picture of usual size. Models take from 85 to some 1,500 tokens for one, whatever its bytes.
 const TOKENS_PER_PICTURE: u64 = 1000;
+/// How its bytes begin.
+static PICTURE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"data:image"));
 
 impl Relay {
     /// Tokens that the prompt may have, where nobody has counted them. Pictures that come as `data:` URLs are counted,
@@ -38,7 +41,7 @@ impl Relay {
     #[must_use]
     pub fn guess_prompt(&self, bytes_per_token: u64) -> u64 {
         let (mut pictures, mut their_bytes) = (0, 0);
-        for start in memchr::memmem::find_iter(&self.body, b"\"data:image") {
+        for start in PICTURE.find_iter(&self.body) {
             // The slash behind it may be written as `\/`. In a text the quotes of such a field would have backslashes.
             let before = self.body[..start].trim_ascii_end();
             let before = before.strip_suffix(b":").map(<[u8]>::trim_ascii_end);

@@ -309,8 +309,8 @@ fn failure(error: ApiError) -> Vec<u8> {
 pub(super) fn with_found(mut response: Response, found: &Found) -> Response {
     let all = found.all().map(|(rule, action)| format!("{rule}={action}"));
     let all = all.collect::<Vec<_>>().join(", ");
-    if let Ok(value) = HeaderValue::from_str(&all)
-        && !all.is_empty()
+    if !all.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&all)
     {
         response.headers_mut().insert("x-forebay-guard", value);
     }
@@ -334,13 +334,20 @@ fn routed(headers: &mut HeaderMap, decision: &Decision) {
     }
 }
 
+const QUEUE_MS: HeaderName = HeaderName::from_static("x-forebay-queue-ms");
+const SERVED_BY: HeaderName = HeaderName::from_static("x-forebay-served-by");
+const REVISION: HeaderName = HeaderName::from_static("x-forebay-revision");
+/// Headers that an answer usually has, the server's own included.
+const HEADERS: usize = 12;
+
 /// Who served, how long the request waited, and how the caller stands to its limits.
 pub(super) fn with_headers(mut response: Response, served: &Served) -> Response {
     let headers: &mut HeaderMap = response.headers_mut();
     let queued = u64::try_from(served.queued.as_millis()).unwrap_or(u64::MAX);
-    headers.insert("x-forebay-queue-ms", HeaderValue::from(queued));
+    headers.reserve(HEADERS);
+    headers.insert(QUEUE_MS, HeaderValue::from(queued));
     if let Ok(worker) = HeaderValue::from_str(&served.worker) {
-        headers.insert("x-forebay-served-by", worker);
+        headers.insert(SERVED_BY, worker);
     }
     if let Some(decision) = &served.decision {
         routed(headers, decision);
@@ -348,7 +355,7 @@ pub(super) fn with_headers(mut response: Response, served: &Served) -> Response 
     if served.shows_revision
         && let Ok(revision) = HeaderValue::from_str(&served.revision)
     {
-        headers.insert("x-forebay-revision", revision);
+        headers.insert(REVISION, revision);
     }
     limits::insert(headers, &served.standing);
     response

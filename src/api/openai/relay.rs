@@ -119,6 +119,12 @@ pub(super) fn written(fields: &[(&str, String)], model: &str) -> Result<Peeked, 
 
 /// Some servers read names without regard to case: they would act on what was not looked at here.
 fn is_disguised(name: &str) -> bool {
+    if name
+        .bytes()
+        .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+    {
+        return false;
+    }
     let plain = name.to_lowercase().replace('\u{17f}', "s");
     plain != name && ACTED_ON.contains(&plain.as_str())
 }
@@ -208,6 +214,13 @@ impl Peeked {
         })
     }
 
+    /// Whether there is a field of this name whose value begins so.
+    fn begins(&self, name: &str, byte: u8) -> bool {
+        let mut fields = self.fields.iter();
+        let field = fields.find(|field| field.name == name);
+        field.is_some_and(|field| self.body.get(field.value.start) == Some(&byte))
+    }
+
     /// The request in its own words.
     pub(super) fn relay(&self, endpoint: Endpoint) -> Result<Relay, ApiError> {
         let options: Option<StreamOptions> = self.field("stream_options")?;
@@ -251,6 +264,9 @@ impl Peeked {
             Endpoint::Chat => "messages",
             Endpoint::Completions | Endpoint::Embeddings => "prompt",
         };
+        if endpoint == Endpoint::Chat && self.begins(name, b'[') {
+            return Ok(1);
+        }
         let Prompts(count) = self
             .field(name)?
             .ok_or_else(|| ApiError::invalid(Some(name), &format!("missing field `{name}`")))?;
@@ -307,6 +323,9 @@ impl super::answer::Shape for Never {
     }
 }
 
+/// So many names are sooner compared than hashed.
+const FEW: usize = 16;
+
 /// The fields of an object, in their order.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
@@ -322,9 +341,14 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let (mut fields, mut names) = (Vec::with_capacity(8), HashSet::new());
+                let mut fields: Vec<(String, _)> = Vec::with_capacity(8);
+                // Of all but the first few, which are looked through.
+                let mut names = HashSet::new();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if !names.insert(name.clone()) {
+                    let first = fields.len().min(FEW);
+                    if fields[..first].iter().any(|(known, _)| *known == name)
+                        || first == FEW && !names.insert(name.clone())
+                    {
                         return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
                     }
                     fields.push((name, value));

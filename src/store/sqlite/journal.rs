@@ -20,6 +20,8 @@ use crate::types::Charge;
 const LONGEST: u64 = 1 << 20;
 /// Length and CRC-32 of what follows, each as four bytes with the lowest first.
 const HEAD: usize = 8;
+/// Bytes that most records take.
+const USUAL: usize = 1024;
 
 /// The files that this process appends to.
 pub(super) struct Journal {
@@ -209,7 +211,8 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 }
 
 fn record(charge: &Charge) -> io::Result<Vec<u8>> {
-    let mut record = vec![0; HEAD];
+    let mut record = Vec::with_capacity(USUAL);
+    record.resize(HEAD, 0);
     rmp_serde::encode::write_named(&mut record, charge).map_err(io::Error::other)?;
     let body = &record[HEAD..];
     let length = u32::try_from(body.len()).map_err(io::Error::other)?;

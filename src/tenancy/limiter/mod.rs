@@ -9,10 +9,10 @@ mod seconds;
 mod slices;
 mod window;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use jiff::Timestamp;
 
 pub(super) use bucket::METERS;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 
 use super::Timeouts;
 use super::chunk::{Chunk, Names, completed, ends, is_incomplete, usage_frame, whole};
+use super::connections::Body;
 use super::frames::Frames;
 use crate::types::{Count, Event, Events, Failure, Progress, Usage};
 
@@ -86,7 +86,7 @@ fn usage(progress: &Progress) -> Usage {
 
 /// Reads a whole answer.
 pub(super) async fn read_whole(
-    body: Incoming,
+    body: Body,
     names: &Names,
     bounds: Bounds,
     progress: &Progress,
@@ -117,7 +117,7 @@ pub(super) async fn read_whole(
 
 /// A stream that is being read.
 pub(super) struct Reading {
-    body: Incoming,
+    body: Body,
     frames: Frames,
     names: Names,
     shows_usage: bool,
@@ -159,7 +159,7 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn new(
-        (body, framed): (Incoming, bool),
+        (body, framed): (Body, bool),
         names: Names,
         (shows_usage, tells_text): (bool, bool),
         bounds: Bounds,

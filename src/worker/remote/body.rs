@@ -194,6 +194,7 @@ mod tests {
             tenant: "proj_a".into(),
             class: Class::Standard,
             adapter: None,
+            preface: None,
         };
         String::from_utf8(outgoing(&job, &relay, &traits(dialect), streams)).unwrap()
     }

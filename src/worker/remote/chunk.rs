@@ -1,7 +1,9 @@
 //! What stands in a frame or a body, as far as the gateway has to know or to change it. The rest goes on byte by byte.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -181,11 +183,12 @@ pub(super) fn completed(body: Vec<u8>, usage: Usage, cut: bool) -> Vec<u8> {
 
 /// Whether a whole answer lacks what [`completed`] brings. By its bytes: a name in a text has other quotes.
 pub(super) fn is_incomplete(body: &[u8], told: Option<Count>) -> bool {
-    let has = |what: &str| memchr::memmem::find(body, what.as_bytes()).is_some();
-    told.is_none()
-        || !has(r#""finish_reason""#)
-        || has(r#""finish_reason":null"#)
-        || has(r#""finish_reason": null"#)
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""finish_reason""#));
+    let mut ends = NAME
+        .find_iter(body)
+        .map(|at| &body[at + NAME.needle().len()..]);
+    let is_null = |end: &[u8]| end.starts_with(b":null") || end.starts_with(b": null");
+    told.is_none() || ends.next().is_none_or(is_null) || ends.any(is_null)
 }
 
 /// The end of choices of which a worker said none, and the usage that a client wants to see.

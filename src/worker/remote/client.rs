@@ -1,4 +1,5 @@
-//! The way to a worker: hyper's own client with its pools, over TCP or TLS.
+//! The way to a worker: over TCP by connections that are driven by those who wait on them ([`Idle`]), over TLS and HTTP/2
+//! by hyper's client with its pools.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -10,11 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client as Pooled, Error as SendError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,18 +23,29 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 
+use super::connections::{Body, Idle, KEEP_IDLE};
 use super::{Options, Tls};
+use crate::types::Endpoint;
 
-/// An idle connection is kept that long: some servers close theirs after five seconds.
-const KEEP_IDLE: Duration = Duration::from_secs(4);
 /// A connection of HTTP/2 that says nothing for so long is asked whether it still lives, and has as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A worker's address, and the connections to it.
 pub(super) struct Client {
     pooled: Pooled<HttpsConnector<Dial>, Full<Bytes>>,
+    /// Where it speaks plain HTTP/1.1.
+    plain: Option<Plain>,
     base: Uri,
+    /// Where each endpoint is.
+    endpoints: Vec<(&'static str, Uri)>,
     authorization: Option<HeaderValue>,
+}
+
+/// What the requests to one server of plain HTTP/1.1 have in common.
+struct Plain {
+    idle: Idle,
+    dial: Dial,
+    host: HeaderValue,
 }
 
 /// Why there is no response.
@@ -68,7 +79,7 @@ impl Client {
             .with_tls_config(tls(&options.tls)?)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(dial);
+            .wrap_connector(dial.clone());
         let authorization = match &options.api_key {
             None => None,
             Some(key) => {
@@ -87,20 +98,28 @@ impl Client {
             .http2_keep_alive_while_idle(true)
             .http2_only(options.http2)
             .build(connector);
+        let base = &options.url;
+        let is_plain = base.scheme() == Some(&Scheme::HTTP) && !options.http2;
+        let endpoints = Endpoint::ALL.map(Endpoint::path).into_iter();
+        let endpoints = endpoints.map(|path| Ok((path, under(base, path)?)));
+        let endpoints = endpoints.collect::<Result<_, Error>>();
         Ok(Self {
             pooled,
-            base: options.url.clone(),
+            plain: is_plain.then(|| Plain::new(dial, base)).flatten(),
+            endpoints: endpoints.map_err(|_| "its url can't have a path behind it".to_owned())?,
+            base: base.clone(),
             authorization,
         })
     }
 
     /// Sends a JSON body, and gives the response as soon as its head is there. Nothing of the client's own headers goes along.
-    pub(super) async fn post(
-        &self,
-        path: &str,
-        body: Vec<u8>,
-    ) -> Result<Response<Incoming>, Error> {
-        self.send(Method::POST, self.at(path)?, body.into()).await
+    pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Response<Body>, Error> {
+        let mut endpoints = self.endpoints.iter();
+        let uri = match endpoints.find(|(known, _)| *known == path) {
+            Some((_, uri)) => uri.clone(),
+            None => self.at(path)?,
+        };
+        self.send(Method::POST, uri, body.into()).await
     }
 
     /// Reads a short text.
@@ -113,19 +132,10 @@ impl Client {
 
     /// The worker's URL with this path behind it.
     pub(super) fn at(&self, path: &str) -> Result<Uri, Error> {
-        let mut parts = self.base.clone().into_parts();
-        let folder = self.base.path().trim_end_matches('/');
-        let path = PathAndQuery::try_from(format!("{folder}{path}"));
-        parts.path_and_query = Some(path.map_err(|_| Error::Connect)?);
-        Uri::from_parts(parts).map_err(|_| Error::Connect)
+        under(&self.base, path)
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        uri: Uri,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, Error> {
+    async fn send(&self, method: Method, uri: Uri, body: Bytes) -> Result<Response<Body>, Error> {
         let own = uri.authority() == self.base.authority();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -136,7 +146,40 @@ impl Client {
         if let Some(authorization) = self.authorization.as_ref().filter(|_| own) {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        Ok(self.pooled.request(request).await?)
+        match self.plain.as_ref().filter(|_| own) {
+            Some(plain) => plain.send(request).await,
+            None => Ok(self.pooled.request(request).await?.map(Body::from)),
+        }
+    }
+}
+
+/// A server's URL with this path behind it.
+fn under(base: &Uri, path: &str) -> Result<Uri, Error> {
+    let mut parts = base.clone().into_parts();
+    let folder = base.path().trim_end_matches('/');
+    let path = PathAndQuery::try_from(format!("{folder}{path}"));
+    parts.path_and_query = Some(path.map_err(|_| Error::Connect)?);
+    Uri::from_parts(parts).map_err(|_| Error::Connect)
+}
+
+impl Plain {
+    fn new(dial: Dial, base: &Uri) -> Option<Self> {
+        let host = base.authority()?.as_str().rsplit('@').next()?;
+        Some(Self {
+            idle: Idle::default(),
+            dial,
+            host: HeaderValue::from_str(host).ok()?,
+        })
+    }
+
+    async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Body>, Error> {
+        let uri = std::mem::take(request.uri_mut());
+        if let Some(path) = uri.path_and_query() {
+            *request.uri_mut() = path.clone().into();
+        }
+        request.headers_mut().insert(HOST, self.host.clone());
+        let dial = async { self.dial.to(&uri).await.map_err(|_| Error::Connect) };
+        self.idle.send(request, dial).await
     }
 }
 
@@ -159,24 +202,28 @@ impl tower::Service<Uri> for Dial {
     }
 
     fn call(&mut self, uri: Uri) -> Dialing {
-        let Self { address, timeout } = self.clone();
-        Box::pin(async move {
-            let connecting = async {
-                match address {
-                    Some(address) => TcpStream::connect((address, port(&uri))).await,
-                    None => {
-                        let host = uri.host().ok_or(ErrorKind::InvalidInput)?;
-                        let host = host.trim_start_matches('[').trim_end_matches(']');
-                        TcpStream::connect((host, port(&uri))).await
-                    }
+        let dial = self.clone();
+        Box::pin(async move { Ok(TokioIo::new(dial.to(&uri).await?)) })
+    }
+}
+
+impl Dial {
+    async fn to(&self, uri: &Uri) -> std::io::Result<TcpStream> {
+        let connecting = async {
+            match self.address {
+                Some(address) => TcpStream::connect((address, port(uri))).await,
+                None => {
+                    let host = uri.host().ok_or(ErrorKind::InvalidInput)?;
+                    let host = host.trim_start_matches('[').trim_end_matches(']');
+                    TcpStream::connect((host, port(uri))).await
                 }
-            };
-            let stream = tokio::time::timeout(timeout, connecting)
-                .await
-                .map_err(|_| ErrorKind::TimedOut)??;
-            stream.set_nodelay(true)?;
-            Ok(TokioIo::new(stream))
-        })
+            }
+        };
+        let stream = tokio::time::timeout(self.timeout, connecting)
+            .await
+            .map_err(|_| ErrorKind::TimedOut)??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 }
 

@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod chunk;
 mod client;
+mod connections;
 mod dialect;
 mod discover;
 mod embed;
@@ -21,7 +22,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::Uri;
-use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use discover::{Change, Discovery};
@@ -33,6 +33,7 @@ use crate::types::{
 use answer::{Bounds, Reading, read_whole};
 use chunk::Names;
 use client::{Client, Error};
+use connections::Body;
 use dialect::{Traits, traits};
 use gather::gathered;
 use probe::Status;
@@ -138,7 +139,7 @@ impl Remote {
         body: Vec<u8>,
         wait: Duration,
         progress: &Progress,
-    ) -> Result<http::Response<Incoming>, Failure> {
+    ) -> Result<http::Response<Body>, Failure> {
         let answer = async {
             match self.client.post(path, body).await {
                 Ok(response) if response.status().is_success() => Ok(response),
@@ -213,7 +214,7 @@ impl Remote {
 }
 
 /// Whether HTTP tells the end of a body from a connection that is gone.
-fn is_framed(response: &http::Response<Incoming>) -> bool {
+fn is_framed(response: &http::Response<Body>) -> bool {
     let headers = response.headers();
     response.version() == http::Version::HTTP_2
         || headers.contains_key(http::header::TRANSFER_ENCODING)

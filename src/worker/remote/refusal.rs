@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::connections::Body;
 use crate::types::Failure;
 
 /// An error's text is read up to here.
@@ -19,7 +19,7 @@ struct Envelope {
 }
 
 /// Which failure a status other than 2xx is.
-pub(super) async fn read(response: http::Response<Incoming>) -> Failure {
+pub(super) async fn read(response: http::Response<Body>) -> Failure {
     let status = response.status();
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Failure::Busy,

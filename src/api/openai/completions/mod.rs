@@ -5,8 +5,11 @@ mod logprobs;
 mod prompt;
 mod request;
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use self::answer::Text;
@@ -44,6 +47,11 @@ use crate::types::{Endpoint, Generate};
     ),
 )]
 pub(in crate::api) async fn create(State(api): Shared, asked: Asked, Raw(bytes): Raw) -> Response {
+    // What it keeps while it waits is large, and each layer around a handler would move it.
+    Box::pin(answered(api, asked, bytes)).await
+}
+
+async fn answered(api: Arc<Api>, asked: Asked, bytes: Bytes) -> Response {
     let peeked = profiled(&api, &asked, bytes, Endpoint::Completions).await;
     let mut peeked = match peeked {
         Ok(peeked) => peeked,

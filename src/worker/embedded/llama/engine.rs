@@ -302,7 +302,8 @@ impl<'a> Engine<'a> {
         let reusable = task.common.scored_from().unwrap_or(task.prompt.len());
         if self.prefixes.is_on() && reusable > 0 {
             let scope = Scope::of(&task.common);
-            if let Some(hit) = self.prefixes.find(&scope, &task.prompt[..reusable]) {
+            let shared = task.common.shared;
+            if let Some(hit) = self.prefixes.find(&scope, &task.prompt[..reusable], shared) {
                 match self.banks[bank].restore(id, &hit.state, hit.tokens) {
                     Ok(()) => cached = hit.tokens,
                     Err(reason) => tracing::warn!(reason, "a kept state is not used"),
@@ -422,8 +423,9 @@ impl<'a> Engine<'a> {
             let scope = Scope::of(&sequence.common);
             if self.prefixes.wants(&scope, sequence.held()) {
                 let tokens = sequence.held().to_vec();
+                let shared = sequence.common.shared;
                 match self.banks[bank].save(id) {
-                    Ok(state) => self.prefixes.keep(scope, tokens, state),
+                    Ok(state) => self.prefixes.keep(scope, tokens, shared, state),
                     Err(reason) => tracing::warn!(reason, "a state is not kept"),
                 }
             }

@@ -255,6 +255,7 @@ impl Worker for Llama {
             Ok(Request {
                 echo_from: first.map_or(0, |(prompt, tokens)| model.answer_from(prompt, tokens)),
                 thoughts: thoughts(&job.request, &model, &prompts),
+                shared: shared(&job, &model, &prompts),
                 prompts,
                 constraint,
                 calls,
@@ -280,6 +281,17 @@ fn thoughts(request: &Generate, model: &Model, prompts: &[Vec<LlamaToken>]) -> O
         }
         _ => None,
     }
+}
+
+/// Tokens that the prompt begins with and that its vertical's own words make, whatever the client says behind them.
+fn shared(job: &Job, model: &Model, prompts: &[Vec<LlamaToken>]) -> usize {
+    let (Some(preface), [Prompt::Chat(chat)], [prompt]) =
+        (job.preface, job.request.prompts.as_slice(), prompts)
+    else {
+        return 0;
+    };
+    let own = model.prepare(&Prompt::Chat(chat.cut(preface)));
+    own.map_or(0, |own| prefix::common(&own, prompt))
 }
 
 /// Whether a grammar may have to be compiled for it.

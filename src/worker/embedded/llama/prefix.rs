@@ -13,7 +13,7 @@ const CHUNK: usize = 16;
 /// A state of fewer tokens is computed as fast as it is found.
 const SMALLEST: usize = 64;
 
-/// Whom a state may serve: nobody can tell from an answer's time or usage what another tenant sent.
+/// Whom a state may serve whole: nobody can tell from an answer's time or usage what another tenant sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scope {
     tenant: ProjectId,
@@ -42,6 +42,8 @@ pub(super) struct PrefixCache {
 struct Entry {
     scope: Scope,
     tokens: Vec<LlamaToken>,
+    /// So many of them, the first ones, are the vertical's own words, and serve its other tenants as well.
+    shared: usize,
     state: Rc<SeqState>,
     used: u64,
 }
@@ -72,17 +74,29 @@ impl PrefixCache {
         self.bytes
     }
 
-    /// The state that saves most of a prompt. At least the prompt's last token is left to be computed, for
-    /// its logits.
-    pub(super) fn find(&mut self, scope: &Scope, prompt: &[LlamaToken]) -> Option<Hit> {
+    /// The state that saves most of a prompt, of which `shared` tokens are the vertical's. At least the prompt's last
+    /// token is left to be computed, for its logits.
+    pub(super) fn find(
+        &mut self,
+        scope: &Scope,
+        prompt: &[LlamaToken],
+        shared: usize,
+    ) -> Option<Hit> {
         let most = prompt.len().checked_sub(1)?;
         let cuttable = self.cuttable;
         let (saved, entry) = self
             .entries
             .iter_mut()
-            .filter(|entry| entry.scope == *scope)
-            .map(|entry| (reusable(&entry.tokens, &prompt[..most], cuttable), entry))
-            .max_by_key(|(saved, _)| *saved)?;
+            .filter(|entry| entry.scope.adapter == scope.adapter)
+            .map(|entry| {
+                let most = if entry.scope == *scope {
+                    most
+                } else {
+                    most.min(shared).min(entry.shared)
+                };
+                (reusable(&entry.tokens, &prompt[..most], cuttable), entry)
+            })
+            .max_by_key(|(saved, entry)| (*saved, entry.scope == *scope))?;
         if saved == 0 {
             return None;
         }
@@ -101,14 +115,22 @@ impl PrefixCache {
         self.is_on() && tokens.len() >= SMALLEST && !self.entries.iter().any(known)
     }
 
-    /// Keeps a state. Those that it goes on from go.
-    pub(super) fn keep(&mut self, scope: Scope, tokens: Vec<LlamaToken>, state: Rc<SeqState>) {
+    /// Keeps a state, of whose tokens `shared` are the vertical's. Those that it goes on from go.
+    pub(super) fn keep(
+        &mut self,
+        scope: Scope,
+        tokens: Vec<LlamaToken>,
+        shared: usize,
+        state: Rc<SeqState>,
+    ) {
         let size = state.byte_len();
         if size > self.limit {
             return;
         }
         if tokens.len() <= self.cuttable {
-            self.drop_where(|entry| entry.scope == scope && tokens.starts_with(&entry.tokens));
+            self.drop_where(|entry| {
+                entry.scope == scope && entry.shared <= shared && tokens.starts_with(&entry.tokens)
+            });
         }
         while self.bytes + size > self.limit {
             let Some(oldest) = self.entries.iter().map(|entry| entry.used).min() else {
@@ -121,6 +143,7 @@ impl PrefixCache {
         self.entries.push(Entry {
             scope,
             tokens,
+            shared,
             state,
             used: self.clock,
         });
@@ -160,7 +183,8 @@ fn serving(held: &[LlamaToken], prompt: &[LlamaToken], cuttable: usize) -> usize
     }
 }
 
-fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
+/// Tokens that both begin with.
+pub(super) fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

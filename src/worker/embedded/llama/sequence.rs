@@ -31,6 +31,8 @@ pub(super) struct Request {
     pub(super) thoughts: Option<Thoughts>,
     /// Finds calls in its answers.
     pub(super) calls: Option<CallParser>,
+    /// Tokens that the prompt begins with and that are the vertical's own words.
+    pub(super) shared: usize,
     pub(super) events: Sender,
     pub(super) progress: Arc<Progress>,
     /// Where others make way for it, until the engine has seen it.
@@ -44,6 +46,8 @@ pub(super) struct Common {
     constraint: Option<Constraint>,
     thoughts: Option<Thoughts>,
     calls: Option<CallParser>,
+    /// Tokens that the prompt begins with and that are the vertical's own words.
+    pub(super) shared: usize,
     pub(super) answer: Answer,
 }
 
@@ -67,6 +71,7 @@ impl Request {
             constraint: self.constraint,
             thoughts: self.thoughts,
             calls: self.calls,
+            shared: self.shared,
             answer: Answer::new(self.events, self.progress, answers),
         });
         (0..)

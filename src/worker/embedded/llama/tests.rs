@@ -20,8 +20,8 @@ use super::urgency::Urgency;
 use crate::telemetry::{Metrics, WorkerMetrics};
 use crate::types::Thoughts;
 use crate::types::{
-    Chat, Class, Event, Failure, Finish, Generate, Job, Message, Progress, Prompt, Role, Sampling,
-    TokenLogprob, Usage,
+    Chat, Class, Event, Failure, Finish, Generate, Job, Message, Preface, Progress, Prompt, Role,
+    Sampling, TokenLogprob, Usage,
 };
 
 /// Two windows of Gemma 3 and more: what fell out of one is seen to be gone.
@@ -98,6 +98,13 @@ fn with_engine<T>(settings: Settings, test: impl FnOnce(&Handle) -> T) -> T {
     result
 }
 
+/// What comes with few requests.
+#[derive(Default)]
+struct Beside {
+    thoughts: Option<Thoughts>,
+    preface: Option<Preface>,
+}
+
 /// An answer under way.
 struct Reading {
     events: mpsc::Receiver<Result<Event, Failure>>,
@@ -119,16 +126,10 @@ impl Handle {
     }
 
     fn ask_as(&self, tenant: &str, class: Class, request: Generate) -> Reading {
-        self.ask_of(tenant, class, None, request)
+        self.ask_of(tenant, class, Beside::default(), request)
     }
 
-    fn ask_of(
-        &self,
-        tenant: &str,
-        class: Class,
-        thoughts: Option<Thoughts>,
-        request: Generate,
-    ) -> Reading {
+    fn ask_of(&self, tenant: &str, class: Class, beside: Beside, request: Generate) -> Reading {
         let (events, reader) = answer::channel(request.answers());
         let progress = Arc::<Progress>::default();
         let prompts: Vec<_> = request
@@ -140,22 +141,25 @@ impl Handle {
             .iter()
             .map(|token| token.0.cast_unsigned())
             .collect();
+        let job = Job {
+            request: Arc::new(request),
+            model: "m".into(),
+            asked: "m".into(),
+            id: "a".into(),
+            resumable: false,
+            resume: None,
+            tenant: tenant.into(),
+            class,
+            adapter: None,
+            preface: beside.preface,
+        };
         let request = Request {
-            echo_from: model().answer_from(&request.prompts[0], &prompts[0]),
+            echo_from: model().answer_from(&job.request.prompts[0], &prompts[0]),
+            shared: super::shared(&job, model(), &prompts),
             prompts,
-            job: Job {
-                request: Arc::new(request),
-                model: "m".into(),
-                asked: "m".into(),
-                id: "a".into(),
-                resumable: false,
-                resume: None,
-                tenant: tenant.into(),
-                class,
-                adapter: None,
-            },
+            job,
             constraint: None,
-            thoughts,
+            thoughts: beside.thoughts,
             calls: None,
             events,
             progress: Arc::clone(&progress),
@@ -207,15 +211,19 @@ impl Reading {
 
 fn chat(text: &str) -> Prompt {
     Prompt::Chat(Chat {
-        messages: vec![Message {
-            role: Role::User,
-            content: text.into(),
-            name: None,
-            calls: Vec::new(),
-            call_id: None,
-        }],
+        messages: vec![turn(Role::User, text)],
         ..Chat::default()
     })
+}
+
+fn turn(role: Role, text: &str) -> Message {
+    Message {
+        role,
+        content: text.into(),
+        name: None,
+        calls: Vec::new(),
+        call_id: None,
+    }
 }
 
 /// Greedy, with log-probabilities.

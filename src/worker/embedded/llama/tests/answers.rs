@@ -149,6 +149,52 @@ fn a_prefix_is_reused_for_its_own_tenant_alone() {
 }
 
 #[test]
+fn a_verticals_own_words_are_read_once_for_all_its_tenants() {
+    with_engine(keeping(2), |handle| {
+        let orders = rules("the house", 12);
+        let preface = Preface {
+            turns: 1,
+            system_bytes: Some(orders.len()),
+        };
+        let own = format!("{orders}{}", rules("the guests", 4));
+        let conversation = Chat {
+            messages: vec![
+                turn(Role::System, &own),
+                turn(Role::User, "What is rule 3?"),
+            ],
+            ..Chat::default()
+        };
+        let words = Prompt::Chat(conversation.cut(preface));
+        let words = model().prepare(&words).unwrap().len();
+        let ask = |tenant: &str, preface: Option<Preface>| {
+            let beside = Beside {
+                preface,
+                ..Beside::default()
+            };
+            let request = greedy(Prompt::Chat(conversation.clone()), 6);
+            let reading = handle.ask_of(tenant, Class::Standard, beside, request);
+            let prompt = reading.prompt.len();
+            let (mut choices, usage) = reading.whole();
+            (choices.swap_remove(0), prompt, usage.cached_tokens as usize)
+        };
+        let (cold, prompt, cached) = ask("proj_a", Some(preface));
+        assert_eq!(cached, 0);
+        assert!(prompt > words + 32 && prompt + 6 <= model().cuttable_tokens());
+        // To the other models on these weights the same words are a client's.
+        let (_, _, cached) = ask("proj_b", None);
+        assert_eq!(cached, 0, "another tenant's prompt shows");
+        let (warm, _, cached) = ask("proj_c", Some(preface));
+        assert!(
+            cached <= words && cached + 32 > words,
+            "{cached} of {words}"
+        );
+        are_alike(&cold, &warm);
+        let (_, prompt, cached) = ask("proj_c", Some(preface));
+        assert!(cached + 32 > prompt, "{cached} of {prompt}");
+    });
+}
+
+#[test]
 fn a_state_that_is_longer_than_the_window_serves_whole_or_not_at_all() {
     with_engine(keeping(1), |handle| {
         let ask = |tokens: &[u32]| asked(handle, "proj_a", Prompt::Tokens(tokens.to_vec()));
@@ -345,8 +391,12 @@ fn what_a_model_thinks_is_told_apart_and_counted() {
             ..greedy(Prompt::Text(shown.into()), 32)
         };
         let ask = |thoughts| {
+            let beside = Beside {
+                thoughts,
+                ..Beside::default()
+            };
             let (mut choices, usage) = handle
-                .ask_of("proj_a", Class::Standard, thoughts, request.clone())
+                .ask_of("proj_a", Class::Standard, beside, request.clone())
                 .whole();
             (choices.swap_remove(0), usage)
         };
