@@ -1,7 +1,7 @@
 //! How the engine's threads wait for one another.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, ErrorKind};
 
 /// How often a thread looks whether the others have come before it sleeps, by libgomp's name.
 const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "2000");
@@ -26,14 +26,20 @@ pub(super) fn sleep_soon() {
 fn again() -> io::Result<Infallible> {
     use std::os::unix::process::CommandExt as _;
 
+    let binary = std::env::current_exe()?;
+    // Somebody may have called the dynamic loader by name, with this program as its argument.
+    let is_loader = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("ld");
+    if binary.file_name().is_none_or(is_loader) {
+        return Err(ErrorKind::Unsupported.into());
+    }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| "forebay".into());
-    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let mut command = std::process::Command::new(binary);
     let command = command.arg0(name).args(arguments).env(SPINS.0, SPINS.1);
     Err(command.exec())
 }
 
 #[cfg(not(unix))]
 fn again() -> io::Result<Infallible> {
-    Err(io::ErrorKind::Unsupported.into())
+    Err(ErrorKind::Unsupported.into())
 }

@@ -14,7 +14,7 @@ const BLOCK: usize = 1024;
 const BLOCKS: usize = 32;
 
 /// A hash of each beginning of the request's prompt, the shortest first. The first is the adapter's, which a worker has
-/// loaded for everybody; the others are salted by tenant, since no state is shared between tenants.
+/// loaded for everybody; the others are salted by tenant, since no more is shared between tenants than a vertical's own words.
 pub(super) fn of(ask: &Ask<Arc<Generate>>, plan: &Plan) -> Vec<u64> {
     let mut beginnings = Beginnings::default();
     if let Some(adapter) = &plan.adapter {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -214,13 +214,6 @@ impl Peeked {
         })
     }
 
-    /// Whether there is a field of this name whose value begins so.
-    fn begins(&self, name: &str, byte: u8) -> bool {
-        let mut fields = self.fields.iter();
-        let field = fields.find(|field| field.name == name);
-        field.is_some_and(|field| self.body.get(field.value.start) == Some(&byte))
-    }
-
     /// The request in its own words.
     pub(super) fn relay(&self, endpoint: Endpoint) -> Result<Relay, ApiError> {
         let options: Option<StreamOptions> = self.field("stream_options")?;
@@ -264,9 +257,6 @@ impl Peeked {
             Endpoint::Chat => "messages",
             Endpoint::Completions | Endpoint::Embeddings => "prompt",
         };
-        if endpoint == Endpoint::Chat && self.begins(name, b'[') {
-            return Ok(1);
-        }
         let Prompts(count) = self
             .field(name)?
             .ok_or_else(|| ApiError::invalid(Some(name), &format!("missing field `{name}`")))?;
@@ -368,14 +358,6 @@ impl<'de> Deserialize<'de> for Prompts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Count;
 
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Element {
-            #[expect(dead_code, reason = "only that it is one counts")]
-            Number(u64),
-            Other(IgnoredAny),
-        }
-
         impl<'de> Visitor<'de> for Count {
             type Value = Prompts;
 
@@ -387,20 +369,73 @@ impl<'de> Deserialize<'de> for Prompts {
                 Ok(Prompts(1))
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut list: A,
-            ) -> Result<Prompts, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompts, A::Error> {
                 let mut count = 0_usize;
                 let mut numbers = true;
                 while let Some(element) = list.next_element::<Element>()? {
                     count = count.saturating_add(1);
-                    numbers &= matches!(element, Element::Number(_));
+                    numbers &= matches!(element, Element::Number);
                 }
                 Ok(Prompts(if numbers { count.min(1) } else { count }))
             }
         }
 
         deserializer.deserialize_any(Count)
+    }
+}
+
+/// An element of a list. What is in it is read, so that its texts are sound, and let go.
+enum Element {
+    Number,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl<'de> Visitor<'de> for Read {
+            type Value = Element;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON value")
+            }
+
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Element, E> {
+                Ok(Element::Number)
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Element, E> {
+                Ok(Element::Other)
+            }
+
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Element, E> {
+                Ok(Element::Other)
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Element, E> {
+                Ok(Element::Other)
+            }
+
+            fn visit_str<E: Error>(self, _: &str) -> Result<Element, E> {
+                Ok(Element::Other)
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Element, E> {
+                Ok(Element::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Element, A::Error> {
+                while list.next_element::<Element>()?.is_some() {}
+                Ok(Element::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Element, A::Error> {
+                while map.next_entry::<Element, Element>()?.is_some() {}
+                Ok(Element::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Read)
     }
 }

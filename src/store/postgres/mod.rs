@@ -17,6 +17,8 @@ type Db = sqlx::Postgres;
 type Connection = PgConnection;
 use Postgres as Backend;
 const BEGIN: &str = "BEGIN";
+/// Each statement is a way there and back. It may have 65,535 values; a row has at most 25.
+const ROWS_PER_STATEMENT: usize = 1000;
 macro_rules! now_ms {
     () => {
         "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"

@@ -7,13 +7,11 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::rows::ms;
-use super::{Connection, Db};
+use super::{Connection, Db, ROWS_PER_STATEMENT};
 use crate::types::{
     Charge, Checkpoint, Class, LedgerBatch, Replica, ReplicaId, RequestId, State, StoreError, Usage,
 };
 
-/// SQLite takes 32,766 values in one statement, PostgreSQL 65,535; a row of either table has at most 25.
-const ROWS_PER_STATEMENT: usize = 1000;
 const DAY_MS: i64 = 86_400_000;
 
 /// Writes a batch, statement by statement. Gives the charges in whose place another row stands.
@@ -71,10 +69,10 @@ pub(super) async fn all(
     Ok(others)
 }
 
-/// Whether a statement of so many rows is worth being kept prepared. Long ones are of a length that seldom comes again, and
-/// take as much memory as their text.
+/// Whether a statement of so many rows is worth being kept prepared. Most lengths seldom come again, and take as much memory
+/// as their text; under load full ones come all the time.
 pub(super) fn recurs(rows: usize) -> bool {
-    rows <= 2
+    rows <= 2 || rows == ROWS_PER_STATEMENT
 }
 
 /// The attempts of which no `in_flight` row is to stay.

@@ -6,11 +6,11 @@ use sqlx::{Either, Executor, QueryBuilder};
 use super::commit::{
     days, ended, push_beat, push_charges, push_checkpoints, push_deletes, push_spent, recurs,
 };
-use super::{BEGIN, Db, Sqlite};
+use super::{BEGIN, Db, ROWS_PER_STATEMENT, Sqlite};
 use crate::types::{LedgerBatch, Replica, StoreError};
 
 /// Each statement of a text is given the values of all, so many small batches gain by it and a large one does not.
-const MOST: usize = 64;
+const MOST: usize = ROWS_PER_STATEMENT;
 
 /// Commits a small batch. False where it is not small, or where something of it stood already, which has to be looked at step
 /// by step; then nothing was done.
@@ -20,10 +20,11 @@ pub(super) async fn commit_at_once(
     batch: &LedgerBatch,
 ) -> Result<bool, StoreError> {
     let ended = ended(batch);
-    if batch.checkpoints.len() + ended.len() > MOST || !batch.releases.is_empty() {
+    let rows = batch.checkpoints.len() + ended.len();
+    if rows > MOST || !batch.releases.is_empty() {
         return Ok(false);
     }
-    let few = recurs(batch.checkpoints.len() + ended.len());
+    let few = rows < MOST && recurs(rows);
     let mut query = QueryBuilder::<Db>::new("");
     push_beat(&mut query, &replica.id);
     if !batch.checkpoints.is_empty() {

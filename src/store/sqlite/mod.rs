@@ -30,6 +30,8 @@ type Connection = SqliteConnection;
 use Sqlite as Backend;
 /// IMMEDIATE: the lock is taken at the start, so a commit can't fail for having read first.
 const BEGIN: &str = "BEGIN IMMEDIATE";
+/// To prepare a row takes as long as to write it, so a text of this many is kept. It may have 32,766 values; a row has at most 25.
+const ROWS_PER_STATEMENT: usize = 64;
 macro_rules! now_ms {
     () => {
         "CAST(unixepoch('subsec') * 1000 AS INTEGER)"

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,8 +29,8 @@ pub(super) struct Idle(Arc<Mutex<VecDeque<(Instant, Line)>>>);
 /// A connection with what puts requests into it.
 struct Line {
     requests: SendRequest<Full<Bytes>>,
-    connection: Connection<TokioIo<TcpStream>, Full<Bytes>>,
-    over: bool,
+    /// None once it is at its end: what was not sent is given back by its being dropped.
+    connection: Option<Connection<TokioIo<TcpStream>, Full<Bytes>>>,
 }
 
 /// An answer's body.
@@ -94,26 +94,22 @@ impl Line {
             .map_err(|_| Error::Connect)?;
         Ok(Self {
             requests,
-            connection,
-            over: false,
+            connection: Some(connection),
         })
     }
 
     /// Reads and writes what there is to be; ready once the connection is at its end.
     fn drive(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.over {
-            self.over = Pin::new(&mut self.connection).poll(context).is_ready();
+        if let Some(connection) = &mut self.connection {
+            ready!(Pin::new(connection).poll(context).map(drop));
+            self.connection = None;
         }
-        if self.over {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        Poll::Ready(())
     }
 
     /// Whether the last answer was read to its end, and another request may follow.
     fn is_ready(&self) -> bool {
-        !self.over && self.requests.is_ready()
+        self.connection.is_some() && self.requests.is_ready()
     }
 
     /// Gives the answer once its head is there. An error has the request where nothing of it was sent.
@@ -124,11 +120,10 @@ impl Line {
     ) -> Result<Response<Body>, Option<Request<Full<Bytes>>>> {
         let mut response = pin!(self.requests.try_send_request(request));
         let answered = poll_fn(|context| {
-            let is_over = self.drive(context).is_ready();
+            let _ = self.drive(context);
             match response.as_mut().poll(context) {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut error)) => Poll::Ready(Err(error.take_message())),
-                Poll::Pending if is_over => Poll::Ready(Err(None)),
                 Poll::Pending => Poll::Pending,
             }
         });
@@ -216,8 +211,8 @@ mod tests {
     enum Act {
         /// Says this, and waits for the next request.
         Say(&'static str),
-        /// Says this, and closes.
-        SayAndClose(&'static str),
+        /// Says this, and closes soon after.
+        SayAndClose(&'static str, Duration),
     }
 
     /// A server that does these in turn. It tells of each connection's end whether the client brought it about.
@@ -234,8 +229,9 @@ mod tests {
                     let _ = tell.send(number);
                     match acts.next().unwrap() {
                         Act::Say(what) => stream.write_all(what.as_bytes()).await.unwrap(),
-                        Act::SayAndClose(what) => {
+                        Act::SayAndClose(what, wait) => {
                             stream.write_all(what.as_bytes()).await.unwrap();
+                            tokio::time::sleep(wait).await;
                             break;
                         }
                     }
@@ -277,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_its_worker_closed_is_replaced_and_nobody_notices() {
-        let acts = vec![Act::SayAndClose(ONE), Act::Say(TWO)];
+        let acts = vec![Act::SayAndClose(ONE, Duration::ZERO), Act::Say(TWO)];
         let (address, mut told) = server(acts).await;
         let idle = Idle::default();
         assert_eq!(text(ask(&idle, address).await.unwrap()).await, "one");
@@ -286,6 +282,21 @@ mod tests {
         assert_eq!(text(ask(&idle, address).await.unwrap()).await, "two");
         assert_eq!(told.recv().await, Some(0));
         assert_eq!(told.recv().await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_sent_is_given_back() {
+        let soon = Duration::from_millis(100);
+        let (address, _told) = server(vec![Act::SayAndClose(ONE, soon)]).await;
+        let idle = Idle::default();
+        assert_eq!(text(ask(&idle, address).await.unwrap()).await, "one");
+        // It was found to be well, and its worker closes it only then.
+        let line = poll_fn(|context| Poll::Ready(idle.take(context))).await;
+        tokio::time::sleep(4 * soon).await;
+        let request = Request::get("/").header("host", "a");
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        let sent = line.unwrap().send(request, &idle).await;
+        assert!(matches!(sent, Err(Some(_))));
     }
 
     #[tokio::test]
@@ -306,8 +317,11 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_breaks_off_is_an_error_at_whatever_place_it_does() {
         let cut = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\none";
-        let (address, _told) =
-            server(vec![Act::SayAndClose(cut), Act::SayAndClose("HTTP/1.1 2")]).await;
+        let (address, _told) = server(vec![
+            Act::SayAndClose(cut, Duration::ZERO),
+            Act::SayAndClose("HTTP/1.1 2", Duration::ZERO),
+        ])
+        .await;
         let idle = Idle::default();
         let body = ask(&idle, address).await.unwrap().into_body();
         assert!(body.collect().await.is_err());

@@ -421,9 +421,9 @@ impl<'a> Engine<'a> {
     fn release(&mut self, bank: usize, id: usize) {
         if let Some(sequence) = self.banks[bank].sequence(id) {
             let scope = Scope::of(&sequence.common);
-            if self.prefixes.wants(&scope, sequence.held()) {
+            let shared = sequence.common.shared;
+            if self.prefixes.wants(&scope, sequence.held(), shared) {
                 let tokens = sequence.held().to_vec();
-                let shared = sequence.common.shared;
                 match self.banks[bank].save(id) {
                     Ok(state) => self.prefixes.keep(scope, tokens, shared, state),
                     Err(reason) => tracing::warn!(reason, "a state is not kept"),

@@ -101,6 +101,8 @@ pub struct Llama {
     compilers: Arc<Semaphore>,
     status: Arc<Status<Model>>,
     urgency: Arc<Urgency>,
+    /// There is a prefix cache.
+    keeps_prefixes: bool,
     thread: Thread<Request>,
 }
 
@@ -112,6 +114,7 @@ impl Llama {
     pub fn start(options: LlamaOptions, metrics: WorkerMetrics) -> std::io::Result<Self> {
         let status = Arc::new(Status::loading(metrics.clone()));
         let (name, slots) = (options.name.clone(), options.slots);
+        let keeps_prefixes = options.prefix_cache_mib > 0;
         // Twice the slots: those that run, and those that come while cancelled ones still leave.
         let bound = 2 * slots as usize;
         let told = Arc::clone(&status);
@@ -129,6 +132,7 @@ impl Llama {
             compilers: Arc::new(Semaphore::new(COMPILERS)),
             status,
             urgency,
+            keeps_prefixes,
             thread,
         })
     }
@@ -243,6 +247,7 @@ impl Worker for Llama {
             None
         };
         let urgency = Arc::clone(&self.urgency);
+        let keeps_prefixes = self.keeps_prefixes;
         // A long prompt takes milliseconds to tokenise, which other requests' tasks shall not wait for.
         let prepared = tokio::task::spawn_blocking(move || {
             let prompts = job.request.prompts.iter();
@@ -255,7 +260,11 @@ impl Worker for Llama {
             Ok(Request {
                 echo_from: first.map_or(0, |(prompt, tokens)| model.answer_from(prompt, tokens)),
                 thoughts: thoughts(&job.request, &model, &prompts),
-                shared: shared(&job, &model, &prompts),
+                shared: if keeps_prefixes {
+                    shared(&job, &model, &prompts)
+                } else {
+                    0
+                },
                 prompts,
                 constraint,
                 calls,
@@ -291,7 +300,7 @@ fn shared(job: &Job, model: &Model, prompts: &[Vec<LlamaToken>]) -> usize {
         return 0;
     };
     let own = model.prepare(&Prompt::Chat(chat.cut(preface)));
-    own.map_or(0, |own| prefix::common(&own, prompt))
+    own.map_or(0, |own| prefix::shared(&own, prompt))
 }
 
 /// Whether a grammar may have to be compiled for it.

@@ -108,10 +108,13 @@ impl PrefixCache {
         })
     }
 
-    /// Whether a state of these tokens would be worth its memory.
-    pub(super) fn wants(&self, scope: &Scope, tokens: &[LlamaToken]) -> bool {
-        let known =
-            |entry: &Entry| entry.scope == *scope && spares(&entry.tokens, tokens, self.cuttable);
+    /// Whether a state of these tokens, of which `shared` are the vertical's, would be worth its memory.
+    pub(super) fn wants(&self, scope: &Scope, tokens: &[LlamaToken], shared: usize) -> bool {
+        let known = |entry: &Entry| {
+            entry.scope == *scope
+                && entry.shared >= shared
+                && spares(&entry.tokens, tokens, self.cuttable)
+        };
         self.is_on() && tokens.len() >= SMALLEST && !self.entries.iter().any(known)
     }
 
@@ -183,8 +186,18 @@ fn serving(held: &[LlamaToken], prompt: &[LlamaToken], cuttable: usize) -> usize
     }
 }
 
-/// Tokens that both begin with.
-pub(super) fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
+/// Tokens of a prompt that are shared, where `own` is what the vertical says without anything of a client's: all but the
+/// last of them, or none. What stands around their end hangs on what the client says there, and nobody is to learn of that.
+pub(super) fn shared(own: &[LlamaToken], prompt: &[LlamaToken]) -> usize {
+    let shared = own.len().saturating_sub(2 * CHUNK) / CHUNK * CHUNK;
+    if common(own, prompt) < shared {
+        0
+    } else {
+        shared
+    }
+}
+
+fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
@@ -205,6 +218,18 @@ mod tests {
         assert_eq!(reusable(&held, &tokens(0..15), ALWAYS), 0);
         assert_eq!(reusable(&held, &tokens(0..1000), ALWAYS), 96);
         assert_eq!(reusable(&held, &tokens(5..100), ALWAYS), 0);
+    }
+
+    #[test]
+    fn of_a_verticals_words_all_but_the_end_is_shared_or_nothing() {
+        let own = tokens(0..100);
+        // Whatever comes behind them.
+        for end in 68..120 {
+            assert_eq!(shared(&own, &tokens(0..end)), 64, "{end}");
+        }
+        assert_eq!(shared(&own, &tokens(0..63)), 0);
+        assert_eq!(shared(&own, &tokens(1..101)), 0);
+        assert_eq!(shared(&tokens(0..40), &tokens(0..100)), 0);
     }
 
     #[test]
