@@ -8,7 +8,7 @@ const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "2000");
 /// Whoever sets one of these decides for himself.
 const SET: [&str; 2] = [SPINS.0, "OMP_WAIT_POLICY"];
 
-/// Sees to it that a thread of llama.cpp which waits for others soon sleeps. Left alone it takes its core for up to 15 ms:
+/// Sees to it that a thread of llama.cpp which waits for others soon sleeps. Left alone it keeps its core for some 10 ms:
 /// from whatever else is there to be done after each answer, and, where more is at work than there are cores, from the
 /// very threads that it waits for.
 ///

@@ -1,11 +1,12 @@
 //! What the SDKs don't show: bounds, drains, and what stays out of the logs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, future};
+use loadtest::ports;
 use serde_json::{Value, json};
 
-use crate::harness::{CHAT, EMBEDDINGS, Joined, KEY, Server, chat};
+use crate::harness::{CHAT, EMBEDDINGS, Joined, KEY, Server, chat, forebay};
 
 #[tokio::test]
 async fn over_the_queues_bound_503_says_when_to_come_again() {
@@ -235,4 +236,75 @@ async fn prompts_answers_and_secrets_stay_out_of_logs_and_metrics() {
     ] {
         assert!(!told.contains(hidden), "{hidden} is told");
     }
+}
+
+/// A process's own words for how it was started.
+#[cfg(target_os = "linux")]
+fn of_process(id: u32, what: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/{what}")).unwrap();
+    text.split_terminator('\0').map(str::to_owned).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_engines_threads_soon_sleep_unless_it_is_said_how_they_wait() {
+    let said = Server::start_with(&[("OMP_WAIT_POLICY", "passive")]).await;
+    let environment = of_process(said.id(), "environ");
+    assert!(
+        !environment
+            .iter()
+            .any(|set| set.starts_with("GOMP_SPINCOUNT="))
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let (port, metrics) = (ports::free().unwrap(), ports::free().unwrap());
+    let store = folder.path().join("forebay.db");
+    let mut child = forebay()
+        .args(["serve", "--config", "config/quickstart.toml"])
+        .env_remove("OMP_WAIT_POLICY")
+        .env_remove("GOMP_SPINCOUNT")
+        .env("FOREBAY_SERVER__LISTEN", format!("127.0.0.1:{port}"))
+        .env("FOREBAY_METRICS__LISTEN", format!("127.0.0.1:{metrics}"))
+        .env(
+            "FOREBAY_STORE__URL",
+            format!("sqlite://{}", store.display()),
+        )
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let url = format!("http://127.0.0.1:{port}/health");
+    while said.client.get(&url).send().await.is_err() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let health = said.client.get(&url).send().await;
+    let (environment, arguments) = (
+        of_process(child.id(), "environ"),
+        of_process(child.id(), "cmdline"),
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(health.unwrap().status(), 200);
+    assert!(environment.contains(&"GOMP_SPINCOUNT=2000".to_owned()));
+    assert_eq!(
+        arguments[1..],
+        ["serve", "--config", "config/quickstart.toml"]
+    );
+}
+
+#[tokio::test]
+async fn where_no_page_may_ask_no_preflight_is_answered() {
+    let server = Server::start_with(&[("FOREBAY_SERVER__CORS_ORIGINS", "[]")]).await;
+    let url = format!("{}/v1/chat/completions", server.url);
+    let asked = server
+        .client
+        .request(reqwest::Method::OPTIONS, url)
+        .header("origin", "https://app.example.com")
+        .header("access-control-request-method", "POST");
+    let answer = asked.send().await.unwrap();
+    assert_eq!(answer.status(), 405);
+    assert!(answer.headers().contains_key("x-request-id"));
+    assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    let error: Value = answer.json().await.unwrap();
+    assert_eq!(error["error"]["type"], "invalid_request_error");
 }

@@ -280,7 +280,11 @@ async fn a_worker_s_refusal_is_the_client_s_to_read_and_costs_nothing() {
 async fn what_stands_twice_or_in_disguise_is_refused() {
     let upstream = Upstream::start(Script::words(5), 0).await.unwrap();
     let server = gateway(&[&upstream], "", "").await;
+    let many: String = (0..20).map(|number| format!("\"x{number}\":1,")).collect();
+    let (early, late) = (format!("{many}\"x3\":2"), format!("{many}\"x19\":2"));
     for (more, word) in [
+        (early.as_str(), "duplicate field `x3`"),
+        (late.as_str(), "duplicate field `x19`"),
         ("\"x\":1,\"x\":2", "duplicate field `x`"),
         ("\"mod\\u0065l\":\"other\"", "duplicate field `model`"),
         ("\"Model\":\"other\"", "another spelling"),
@@ -293,6 +297,25 @@ async fn what_stands_twice_or_in_disguise_is_refused() {
         assert_eq!(answer.status(), 400, "{more}");
         let text = answer.text().await.unwrap();
         assert!(text.contains(word), "{more}: {text}");
+    }
+    assert_eq!(upstream.started(), 0);
+}
+
+#[tokio::test]
+async fn messages_that_are_no_texts_are_refused_before_a_worker_sees_them() {
+    let upstream = Upstream::start(Script::words(5), 0).await.unwrap();
+    let server = gateway(&[&upstream], "", "").await;
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    for content in ["\"\\ud83d\"", "1e999", &deep] {
+        let body = format!(
+            "{{\"model\":\"big\",\"messages\":[{{\"role\":\"user\",\"content\":{content}}}]}}"
+        );
+        let url = format!("{}/v1/chat/completions", server.url);
+        let request = server.client.post(url).bearer_auth(KEY).body(body);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{content:.20}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["type"], "invalid_request_error", "{error}");
     }
     assert_eq!(upstream.started(), 0);
 }

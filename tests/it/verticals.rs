@@ -24,6 +24,10 @@ fn config(folder: &Path) -> PathBuf {
          defaults = {{ max_tokens = 5, stop = [\"#\"] }}
          locked = {{ temperature = 0, n = 2 }}
          [[model]]
+         name = \"wordy\"
+         base = \"{CHAT}\"
+         system = \"{}\"
+         [[model]]
          name = \"near\"
          base = \"{CHAT}\"
          examples = \"{}\"
@@ -36,9 +40,17 @@ fn config(folder: &Path) -> PathBuf {
 
          [[model]]\nname = \"{CHAT}\"",
         examples.display(),
+        wordy(),
         examples.display()
     );
     quickstart_with(&format!("[[model]]\nname = \"{CHAT}\""), &models)
+}
+
+/// Orders of some hundreds of tokens.
+fn wordy() -> String {
+    let rules =
+        (1..=20).map(|number| format!("Rule {number}: never give more than {number} reasons."));
+    rules.collect::<Vec<_>>().join(" ")
 }
 
 async fn server() -> (Server, tempfile::TempDir) {
@@ -107,6 +119,39 @@ async fn a_vertical_speaks_first_fills_in_and_locks() {
     let longer = server.chat(longer).await;
     assert_eq!(longer["usage"]["completion_tokens"], 14, "{longer}");
     assert_ne!(longer["system_fingerprint"], plain["system_fingerprint"]);
+}
+
+#[tokio::test]
+async fn what_a_vertical_says_is_read_once_for_all_its_tenants() {
+    let (server, _folder) = server().await;
+    let admin = Admin::of(&server);
+    let question = json!({"role": "user", "content": "Why does the tide turn?"});
+    // Prompt tokens, and those of them that nothing was computed for.
+    let count = async |key: &str, model: &str, messages: Value| {
+        let body = json!({"model": model, "messages": messages, "max_tokens": 2});
+        let answer = ask(&server, key, Method::POST, "/v1/chat/completions", body).await;
+        assert_eq!(answer.status(), 200);
+        let usage = answer.json::<Value>().await.unwrap()["usage"].take();
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64();
+        (
+            usage["prompt_tokens"].as_u64().unwrap(),
+            cached.unwrap_or(0),
+        )
+    };
+    let (_, first) = admin.project("first", json!({})).await;
+    let (_, second) = admin.project("second", json!({})).await;
+    let (_, third) = admin.project("third", json!({})).await;
+    let (prompt, cached) = count(&first, "wordy", json!([question])).await;
+    assert!(prompt > 200 && cached == 0, "{cached} of {prompt}");
+    // The same words, where they are a client's own.
+    let own = json!([{"role": "system", "content": wordy()}, question]);
+    let (same, cached) = count(&third, CHAT, own).await;
+    assert_eq!((same, cached), (prompt, 0));
+    let (_, cached) = count(&second, "wordy", json!([question])).await;
+    assert!(
+        cached + 64 > prompt && cached + 16 < prompt,
+        "{cached} of {prompt}"
+    );
 }
 
 #[tokio::test]
