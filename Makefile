@@ -30,8 +30,11 @@ TOOLS := $(CACHE)/tools
 VENV_TESTS := $(CACHE)/venv-tests
 VENV_LM_EVAL := $(CACHE)/venv-lm-eval
 VENV_BENCH := $(CACHE)/venv-bench
+VENV_PEERS := $(CACHE)/venv-peers
 VENV_CONFORMANCE := $(CACHE)/venv-conformance
 VENV_DENY := $(CACHE)/venv-deny
+# Other gateways, once bench-peers has brought them.
+PEERS = $(addprefix --peers-python ,$(wildcard $(VENV_PEERS)/bin/python))
 # The tests find promtool and prometheus on PATH, wherever they come from.
 export PATH := $(PATH):$(TOOLS)/usr/bin
 
@@ -72,9 +75,13 @@ bench-ledger: setup-tools setup-postgres ## Charges a second, and what they add 
 	cargo bench --bench ledger
 
 .PHONY: bench-proxy
-bench-proxy: build ## What Forebay adds to an upstream that takes no time, beside nginx (about 3 minutes)
+bench-proxy: build ## What Forebay adds to an upstream that takes no time, beside nginx and, after bench-peers, others (3 to 6 minutes)
 	@deploy/setup/nginx $(TOOLS)
-	cargo run $(PROFILE) -p loadtest -- proxy --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PROXY)
+	cargo run $(PROFILE) -p loadtest -- proxy --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PEERS) $(PROXY)
+
+.PHONY: bench-peers
+bench-peers: ## Brings tensorzero, smg and vllm-router, for bench-proxy to measure too (0.4 GB)
+	@deploy/setup/venv $(VENV_PEERS) deploy/setup/peers-requirements.txt
 
 .PHONY: bench-fairness
 bench-fairness: build ## What one tenant's flood does to another (about a minute)

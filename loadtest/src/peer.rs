@@ -5,11 +5,8 @@ use std::{
     process::Stdio,
 };
 
-use anyhow::{Context, Result, bail};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
-};
+use anyhow::Result;
+use tokio::process::Command;
 
 use crate::{
     engine::Setup,
@@ -44,19 +41,5 @@ pub(crate) async fn start(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let mut process = Process::start("peer", &mut command, scratch)?;
-    let stdout = process
-        .child
-        .stdout
-        .take()
-        .context("the peer has no output")?;
-    let mut lines = BufReader::new(stdout).lines();
-    while let Some(line) = lines.next_line().await? {
-        if let Some(url) = line.strip_prefix("READY ") {
-            return Ok((url.trim().parse()?, process));
-        }
-    }
-    bail!(
-        "the peer ended before it was ready:\n{}",
-        process.log_tail()
-    );
+    Ok((process.ready().await?.parse()?, process))
 }

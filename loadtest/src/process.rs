@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// A folder for logs and databases, gone when it is dropped.
@@ -61,6 +62,19 @@ impl Process {
             return Ok(());
         };
         bail!("{} ended ({status}):\n{}", self.name, self.log_tail());
+    }
+
+    /// What stands behind `READY ` in the first such line that the child prints.
+    pub(crate) async fn ready(&mut self) -> Result<String> {
+        let stdout = self.child.stdout.take();
+        let stdout = stdout.with_context(|| format!("{} has no output", self.name))?;
+        let mut lines = BufReader::new(stdout).lines();
+        while let Some(line) = lines.next_line().await? {
+            if let Some(rest) = line.strip_prefix("READY ") {
+                return Ok(rest.trim().to_owned());
+            }
+        }
+        bail!("{} ended before it was ready:\n{}", self.name, self.log_tail());
     }
 
     pub(crate) fn log_tail(&self) -> String {

@@ -8,6 +8,7 @@ mod eval;
 mod invoice;
 mod key;
 mod limits;
+mod open_files;
 mod project;
 mod rollout;
 mod route;
@@ -111,6 +112,7 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Serve => {
             threads::sleep_soon();
+            open_files::allow_many();
             let config = checked(path)?;
             block_on(app::serve(config, config_path(path)))
         }

@@ -11,7 +11,7 @@ use crate::metering;
 use crate::router::Choice;
 use crate::scheduler::Need;
 use crate::tenancy::Access;
-use crate::types::{Class, Embed, EmbedJob, Failure, Input, Kind, Profile};
+use crate::types::{Class, Embed, EmbedJob, Failure, Input, Kind, Precision, Profile};
 
 /// As much of a text is looked at: MiniLM reads 256 tokens, of which a text has one for three bytes or more.
 const MOST_BYTES: usize = 600;
@@ -128,6 +128,7 @@ impl Gateway {
             request: Arc::new(Embed {
                 inputs: inputs.collect(),
                 dimensions: None,
+                precision: Precision::Approximate,
             }),
             model: Arc::clone(&plan.pool),
         };

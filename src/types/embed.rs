@@ -9,6 +9,18 @@ pub struct Embed {
     pub inputs: Vec<Input>,
     /// Only so many of a vector's first numbers are kept, brought to unit length anew; `None` is all.
     pub dimensions: Option<u32>,
+    /// How exact they have to be.
+    pub precision: Precision,
+}
+
+/// How exact a vector has to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// As the model's own weights give it.
+    #[default]
+    Full,
+    /// It need only say which texts are near each other: a worker may compute in integers of 8 bits, where it has them.
+    Approximate,
 }
 
 /// Texts with what a worker has to know of them.

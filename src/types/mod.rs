@@ -39,7 +39,7 @@ pub use caller::{Caller, Class};
 pub use charge::{Charge, Checkpoint, Flown, Outcome, Source, State};
 pub use dialect::Dialect;
 pub use durability::Durability;
-pub use embed::{Embed, EmbedJob, Embedded, Input};
+pub use embed::{Embed, EmbedJob, Embedded, Input, Precision};
 pub use event::{CallDelta, Delta, Event, Events, Failure, Finish, TokenLogprob, TopLogprob};
 pub use file::{FileQuery, FileStore, Purpose, StoredFile, Upload, UploadStatus};
 pub use generate::{

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, future};
 use loadtest::ports;
 use serde_json::{Value, json};
 
-use crate::harness::{CHAT, EMBEDDINGS, Joined, KEY, Server, chat, forebay};
+use crate::harness::{CHAT, EMBEDDINGS, Joined, KEY, Server, chat, forebay, root};
 
 #[tokio::test]
 async fn over_the_queues_bound_503_says_when_to_come_again() {
@@ -247,7 +247,8 @@ fn of_process(id: u32, what: &str) -> Vec<String> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_engines_threads_soon_sleep_unless_it_is_said_how_they_wait() {
+async fn the_server_asks_for_what_it_needs_of_its_process() {
+    // How threads wait, unless that is said; as many open files as the administrator allows, of which a shell gives few.
     let said = Server::start_with(&[("OMP_WAIT_POLICY", "passive")]).await;
     let environment = of_process(said.id(), "environ");
     assert!(
@@ -259,8 +260,16 @@ async fn the_engines_threads_soon_sleep_unless_it_is_said_how_they_wait() {
     let folder = tempfile::tempdir().unwrap();
     let (port, metrics) = (ports::free().unwrap(), ports::free().unwrap());
     let store = folder.path().join("forebay.db");
-    let mut child = forebay()
+    let binary = forebay();
+    let mut shell = std::process::Command::new("sh");
+    for (name, _) in binary.get_envs() {
+        shell.env_remove(name);
+    }
+    let mut child = shell
+        .args(["-c", r#"ulimit -Sn 256; exec "$0" "$@""#])
+        .arg(binary.get_program())
         .args(["serve", "--config", "config/quickstart.toml"])
+        .current_dir(root())
         .env_remove("OMP_WAIT_POLICY")
         .env_remove("GOMP_SPINCOUNT")
         .env("FOREBAY_SERVER__LISTEN", format!("127.0.0.1:{port}"))
@@ -282,10 +291,14 @@ async fn the_engines_threads_soon_sleep_unless_it_is_said_how_they_wait() {
         of_process(child.id(), "environ"),
         of_process(child.id(), "cmdline"),
     );
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(health.unwrap().status(), 200);
     assert!(environment.contains(&"GOMP_SPINCOUNT=2000".to_owned()));
+    let files = limits.lines().find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.unwrap().split_whitespace().skip(3).collect();
+    assert!(files[0] == files[1] && files[0] != "256", "{files:?}");
     assert_eq!(
         arguments[1..],
         ["serve", "--config", "config/quickstart.toml"]

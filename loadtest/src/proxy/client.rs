@@ -14,6 +14,7 @@ use super::instant::TOKENS;
 #[derive(Clone)]
 pub(super) struct Ask {
     pub(super) address: String,
+    pub(super) path: String,
     pub(super) key: String,
     pub(super) model: String,
     pub(super) stream: bool,
@@ -37,13 +38,30 @@ impl Ask {
             model,
             stream,
             address,
+            path,
         } = self;
         let body = format!(
             r#"{{"model":"{model}","messages":[{{"role":"user","content":"Where does the water go?"}}],"stream":{stream}}}"#
         );
         let length = body.len();
-        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into()
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into()
     }
+}
+
+/// Opens so many streams, and returns once each has said something. They stay open as long as what is returned.
+pub(super) async fn open(ask: &Ask, streams: usize) -> Result<Vec<TcpStream>> {
+    let request = ask.bytes();
+    let open = async || {
+        let mut stream = connect(&ask.address).await?;
+        stream.write_all(&request).await?;
+        let mut buffer = Vec::with_capacity(4 << 10);
+        while memmem::find(&buffer, b"data: ").is_none() {
+            ensure!(stream.read_buf(&mut buffer).await? > 0, "a stream broke off");
+            ensure!(buffer.starts_with(b"HTTP/1.1 200"), "a stream is no 200");
+        }
+        Ok(stream)
+    };
+    futures_util::future::try_join_all((0..streams).map(|_| open())).await
 }
 
 /// So many connections, each of which asks one thing after another for a while.

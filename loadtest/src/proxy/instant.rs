@@ -1,6 +1,7 @@
-//! An upstream that takes no time: what it says was written beforehand.
+//! An upstream that takes no time: what it says was written beforehand. Only of the model [`HELD`] it says one word a second.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use memchr::memmem;
@@ -9,8 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Tokens of its streams.
 pub(super) const TOKENS: usize = 64;
+/// The model whose streams stay open.
+pub(super) const HELD: &str = "held";
 
 struct Answers {
+    /// Some gateways ask for it, and serve nothing else.
+    models: Vec<u8>,
     whole: Vec<u8>,
     /// The head and each frame, as a model server writes them one after another.
     stream: Vec<Vec<u8>>,
@@ -43,9 +48,12 @@ async fn connection(mut stream: TcpStream, answers: &Answers) -> Result<()> {
             }
         };
         if buffer.starts_with(b"GET") {
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-                .await?;
+            stream.write_all(&answers.models).await?;
+        } else if memmem::find(&buffer[..length], b"\"model\":\"held\"").is_some() {
+            for frame in &answers.stream {
+                stream.write_all(frame).await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         } else if memmem::find(&buffer[..length], b"\"stream\":true").is_some() {
             for frame in &answers.stream {
                 stream.write_all(frame).await?;
@@ -67,10 +75,14 @@ fn request(bytes: &[u8]) -> Option<usize> {
 impl Answers {
     fn new() -> Self {
         let body = r#"{"id":"up-1","object":"chat.completion","created":1,"model":"big","choices":[{"index":0,"message":{"role":"assistant","content":"Downhill, to the sea."},"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":7,"total_tokens":19}}"#;
-        let length = body.len();
-        let whole = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
+        let json = |body: &str| {
+            let length = body.len();
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        };
+        let models = r#"{"object":"list","data":[{"id":"big","object":"model","created":1,"owned_by":"bench"}]}"#;
         let chunk = |choices: &str, usage: &str| {
             let json = format!(
                 r#"{{"id":"up-1","object":"chat.completion.chunk","created":1,"model":"big","choices":[{choices}]{usage}}}"#
@@ -96,7 +108,8 @@ impl Answers {
         stream.push(framed("data: [DONE]\n\n"));
         stream.push(b"0\r\n\r\n".to_vec());
         Self {
-            whole: whole.into(),
+            models: json(models),
+            whole: json(body),
             stream,
         }
     }

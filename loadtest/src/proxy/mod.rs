@@ -9,14 +9,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 pub(crate) use instant::serve;
 
 use crate::machine::Machine;
 use crate::process::Scratch;
-use client::{Ask, load};
+use client::{Ask, load, open};
+use instant::HELD;
 use servers::{Servers, Target};
 
 #[derive(clap::Args)]
@@ -27,6 +28,9 @@ pub(crate) struct Args {
     /// The nginx binary
     #[arg(long, value_name = "PATH")]
     nginx_bin: PathBuf,
+    /// The Python of a virtual environment that has tensorzero, smg and vllm-router, to measure beside them
+    #[arg(long, value_name = "PATH")]
+    peers_python: Option<PathBuf>,
     /// Other gateways that are up already, on loopback: NAME=HOST:PORT,MODEL[,KEY]. They must stand before the upstream
     /// of --upstream-port
     #[arg(long = "peer", value_name = "PEER")]
@@ -51,6 +55,9 @@ const KINDS: [(&str, usize, bool); 3] = [
     ("16 connections", 16, false),
     ("streams at 16", 16, true),
 ];
+
+/// Streams that are open while memory is looked at.
+const OPEN: usize = 1000;
 
 /// One target's figures for one kind, of one round.
 #[derive(Clone, Serialize)]
@@ -77,6 +84,9 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         &scratch,
     )
     .await?;
+    if let Some(python) = &args.peers_python {
+        servers.peers(python, &scratch).await?;
+    }
     servers.targets.extend(args.peers.iter().cloned());
     let mut rows = Vec::new();
     let time = Duration::from_millis(args.time_ms);
@@ -86,6 +96,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
                 servers.check_alive()?;
                 let ask = Ask {
                     address: target.address,
+                    path: target.path,
                     key: target.key,
                     model: target.model,
                     stream,
@@ -109,6 +120,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         }
     }
     print(&machine, &servers, &rows, sync_time_us(&scratch)?)?;
+    print_open(&servers).await?;
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_vec_pretty(&rows)?)?;
     }
@@ -172,6 +184,26 @@ fn print(machine: &Machine, servers: &Servers, rows: &[Row], sync_us: u64) -> Re
     for (name, kib) in servers.memory()? {
         writeln!(out, "{name}: {kib} KiB resident")?;
     }
+    Ok(())
+}
+
+/// How much memory a gateway has with many streams open.
+async fn print_open(servers: &Servers) -> Result<()> {
+    let forebay = servers.targets.iter().find(|target| target.name == "forebay");
+    let forebay = forebay.context("forebay is not among the targets")?;
+    let ask = Ask {
+        address: forebay.address.clone(),
+        path: forebay.path.clone(),
+        key: forebay.key.clone(),
+        model: HELD.into(),
+        stream: true,
+    };
+    let streams = open(&ask, OPEN).await?;
+    let memory = servers.memory()?;
+    let memory = memory.iter().find(|(name, _)| *name == "forebay");
+    let (_, kib) = memory.context("forebay is gone")?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "forebay: {kib} KiB resident with {} streams open", streams.len())?;
     Ok(())
 }
 

@@ -8,17 +8,25 @@ use loadtest::ports;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use super::instant::HELD;
 use crate::gateway::Gateway;
 use crate::process::{Process, Scratch};
 
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Other gateways that peers/gateways.py can start.
+const PEERS: [&str; 3] = ["tensorzero", "smg", "vllm-router"];
+/// It travels in this binary, so that the test runs from any folder.
+const SCRIPT: &str = include_str!("../../peers/gateways.py");
+const PATH: &str = "/v1/chat/completions";
+
 /// Whoever is measured.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) name: String,
     pub(super) address: String,
+    pub(super) path: String,
     pub(super) model: String,
     pub(super) key: String,
 }
@@ -38,6 +46,7 @@ impl FromStr for Target {
         Ok(Self {
             name: name.into(),
             address: address.into(),
+            path: PATH.into(),
             model: model.into(),
             key: parts.next().unwrap_or("none").into(),
         })
@@ -48,6 +57,7 @@ impl FromStr for Target {
 pub(super) struct Servers {
     pub(super) targets: Vec<Target>,
     processes: Vec<(&'static str, Process)>,
+    upstream: u16,
 }
 
 impl Servers {
@@ -64,6 +74,7 @@ impl Servers {
         let mut servers = Self {
             targets: Vec::new(),
             processes: Vec::new(),
+            upstream,
         };
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["instant", "--port", &upstream.to_string()]);
@@ -92,8 +103,9 @@ impl Servers {
     ) -> Result<()> {
         let rest = format!(
             "[ledger]\ndurability = \"{durability}\"\n\
-             [[worker]]\nname = \"instant\"\nengine = \"remote\"\nurl = \"http://127.0.0.1:{upstream}\"\nmodels = [\"big\"]\nslots = 1024\n\
-             [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n"
+             [[worker]]\nname = \"instant\"\nengine = \"remote\"\nurl = \"http://127.0.0.1:{upstream}\"\nmodels = [\"big\", \"{HELD}\"]\nslots = 1024\n\
+             [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n\
+             [[model]]\nname = \"{HELD}\"\n"
         );
         let gateway = Gateway::start(binary, name, &rest, scratch).await?;
         let limits = [
@@ -110,10 +122,37 @@ impl Servers {
         self.targets.push(Target {
             name: name.into(),
             address: format!("127.0.0.1:{}", gateway.port),
+            path: PATH.into(),
             model: "big".into(),
             key,
         });
         self.processes.push((name, gateway.process));
+        Ok(())
+    }
+
+    /// The other gateways, from a virtual environment that has their packages.
+    pub(super) async fn peers(&mut self, python: &Path, scratch: &Scratch) -> Result<()> {
+        for name in PEERS {
+            let mut command = Command::new(python);
+            command
+                .args(["-c", SCRIPT, name, "--upstream", &self.upstream.to_string()])
+                // An end of input is the script's sign to leave, also where this process was killed.
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
+            let mut process = Process::start(name, &mut command, scratch)?;
+            let ready = process.ready().await?;
+            let [address, path, model] = ready.split(' ').collect::<Vec<_>>()[..] else {
+                bail!("{name} said READY {ready}");
+            };
+            self.targets.push(Target {
+                name: name.into(),
+                address: address.into(),
+                path: path.into(),
+                model: model.into(),
+                key: "none".into(),
+            });
+            self.processes.push((name, process));
+        }
         Ok(())
     }
 
@@ -140,6 +179,7 @@ impl Servers {
         self.targets.push(Target {
             name: name.into(),
             address,
+            path: PATH.into(),
             model: "big".into(),
             key: key.into(),
         });

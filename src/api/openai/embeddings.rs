@@ -20,7 +20,7 @@ use crate::api::body::Json;
 use crate::api::error::ApiError;
 use crate::api::openapi::{IdempotencyKey, ModelErrors};
 use crate::gateway::Ask;
-use crate::types::{Embed, Endpoint, Input};
+use crate::types::{Embed, Endpoint, Input, Precision};
 
 const MAX_INPUTS: usize = 2048;
 
@@ -154,6 +154,7 @@ impl Request {
         Embed {
             inputs: self.input.0,
             dimensions: self.dimensions.map(NonZeroU32::get),
+            precision: Precision::Full,
         }
     }
 }

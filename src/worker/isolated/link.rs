@@ -253,7 +253,7 @@ fn refusal(error: WireError) -> Failure {
 mod tests {
     use super::*;
     use crate::telemetry::Metrics;
-    use crate::types::{Delta, Embed, Event};
+    use crate::types::{Delta, Embed, Event, Precision};
 
     fn link(bound: usize) -> (Arc<Link>, mpsc::Receiver<Bytes>) {
         let link = Link::new(bound, Metrics::new().unwrap().worker("w"));
@@ -269,6 +269,7 @@ mod tests {
             request: Embed {
                 inputs: Vec::new(),
                 dimensions: None,
+                precision: Precision::Full,
             },
         })
     }

@@ -3,37 +3,66 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
+use rten_tensor::{Matrix, NdTensorView};
 
 use super::linear::eight_at_a_time;
-use super::product::{Matrix, add_product};
 
-/// `three` has a column for each token: queries, keys and values, each of them head by head. Of each head and each of the
-/// `texts`, which are columns that stand side by side, the values by how much their keys match the queries.
-pub(super) fn look(three: Matrix<'_>, heads: usize, texts: &[Range<usize>]) -> Vec<f32> {
-    let (hidden, tokens) = (three.rows() / 3, three.columns());
+/// `three` has a row for each token: queries, keys and values, each of them head by head. Of each head and each of the
+/// `texts`, which are rows that stand one below another, the values by how much their keys match the queries.
+pub(super) fn look(three: &[f32], heads: usize, texts: &[Range<usize>]) -> Vec<f32> {
+    let tokens = texts.last().map_or(0, |last| last.end);
+    let hidden = three.len() / 3 / tokens.max(1);
     let numbers = hidden / heads;
     #[expect(clippy::cast_precision_loss, reason = "a head's width")]
     let scale = (numbers as f32).sqrt().recip();
-    let mut out = vec![0.0; hidden * tokens];
-    let of_head = |(head, out): (usize, &mut [f32])| {
-        let rows = |kind: usize| (kind * hidden + head * numbers, numbers);
+    // Queries, keys or values of one head and one text.
+    let part = |kind: usize, head: usize, text: &Range<usize>| {
+        let start = text.start * 3 * hidden + kind * hidden + head * numbers;
+        NdTensorView::from_slice_with_strides(
+            [text.len(), numbers],
+            three.get(start..).unwrap_or_default(),
+            [3 * hidden, 1],
+        )
+        .expect("the part lies in its matrix")
+    };
+    let of_head = |head: usize| {
+        let mut seen = vec![0.0; tokens * numbers];
         let mut matches = Vec::new();
         for text in texts {
             let width = text.len();
-            let of_text = |kind| three.part(rows(kind), (text.start, width));
             matches.clear();
             matches.resize(width * width, 0.0);
             // A row for each query.
-            add_product(&mut matches, width, scale, of_text(0).turned(), of_text(1));
+            let keys = part(1, head, text);
+            product(&mut matches, scale, part(0, head, text), keys.transposed());
             matches.chunks_exact_mut(width.max(1)).for_each(softmax);
-            let matches = Matrix::new(&matches, width, width).turned();
-            add_product(&mut out[text.start..], tokens, 1.0, of_text(2), matches);
+            let matches = NdTensorView::from_data([width, width], matches.as_slice());
+            let seen = &mut seen[text.start * numbers..text.end * numbers];
+            product(seen, 1.0, matches, part(2, head, text));
         }
+        seen
     };
-    out.par_chunks_mut((numbers * tokens).max(1))
-        .enumerate()
-        .for_each(of_head);
+    let seen: Vec<Vec<f32>> = (0..heads).into_par_iter().map(of_head).collect();
+    let mut out = Vec::with_capacity(tokens * hidden);
+    for token in 0..tokens {
+        for head in &seen {
+            out.extend_from_slice(&head[token * numbers..][..numbers]);
+        }
+    }
     out
+}
+
+/// `scale` times `left` times `right`.
+fn product(out: &mut [f32], scale: f32, left: Matrix<'_, f32>, right: Matrix<'_, f32>) {
+    let options = GemmOptions {
+        alpha: scale,
+        ..GemmOptions::default()
+    };
+    let (left, right) = (GemmInputA::Unpacked(left), GemmInputB::Unpacked(right));
+    GemmExecutor::<f32>::new()
+        .gemm(out, left, right, options)
+        .expect("the sizes fit each other");
 }
 
 /// Shares of one, by their exponents.
@@ -52,31 +81,35 @@ mod tests {
 
     #[test]
     fn each_head_looks_at_the_tokens_of_its_own_text_alone() {
-        // Two heads of two numbers each, four rows of queries, of keys and of values; the second text is one token.
+        // Two heads of two numbers each, four queries, keys and values a token; the second text is one token.
         let (heads, width, texts) = (2, 2, [0..2, 2..3]);
-        let three: Vec<f32> = (0..3 * heads * width * 3)
+        let hidden = heads * width;
+        let three: Vec<f32> = (0..3 * hidden * 3)
             .map(|i| (i * 5 % 7) as f32 / 2.0 - 1.0)
             .collect();
-        let number =
-            |kind, head, row, token| three[((kind * heads + head) * width + row) * 3 + token];
-        let out = look(Matrix::new(&three, 3 * heads * width, 3), heads, &texts);
+        let number = |kind, head, column, token| {
+            three[token * 3 * hidden + kind * hidden + head * width + column]
+        };
+        let out = look(&three, heads, &texts);
+        assert_eq!(out.len(), 3 * hidden);
         for (place, found) in out.iter().enumerate() {
-            let (head, row, token) = (place / 3 / width, place / 3 % width, place % 3);
+            let (token, head, column) = (place / hidden, place % hidden / width, place % width);
             let text = texts.iter().find(|text| text.contains(&token)).unwrap();
             let weight = |other: usize| {
-                let products =
-                    (0..width).map(|row| number(0, head, row, token) * number(1, head, row, other));
+                let products = (0..width)
+                    .map(|column| number(0, head, column, token) * number(1, head, column, other));
                 (products.sum::<f32>() / (width as f32).sqrt()).exp()
             };
             let mixed: f32 = text
                 .clone()
-                .map(|other| weight(other) * number(2, head, row, other))
+                .map(|other| weight(other) * number(2, head, column, other))
                 .sum();
             let expected = mixed / text.clone().map(weight).sum::<f32>();
             assert!(
                 (found - expected).abs() < 1e-5,
-                "head {head}, row {row}, token {token}: {found}, {expected}"
+                "head {head}, column {column}, token {token}: {found}, {expected}"
             );
         }
+        assert_eq!(look(&[], heads, &[]), Vec::<f32>::new());
     }
 }

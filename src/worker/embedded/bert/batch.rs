@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::tokens::Row;
+use crate::types::Precision;
 
 /// Tokens of one batch. It bounds the memory that a step takes and how long the next request waits for it;
 /// more gain nothing on a CPU.
@@ -14,6 +15,15 @@ const GUEST_TOKENS: usize = 64;
 pub(super) struct Pending {
     /// With their places in the request; the first, which is taken first, stands last.
     rows: Vec<(usize, Row)>,
+    precision: Precision,
+}
+
+/// Rows that are computed at once.
+pub(super) struct Batch {
+    /// Where each row's vector belongs.
+    pub(super) places: Vec<Place>,
+    pub(super) rows: Vec<Row>,
+    pub(super) precision: Precision,
 }
 
 /// Where the vector of one row of a batch belongs.
@@ -26,9 +36,9 @@ pub(super) struct Place {
 }
 
 impl Pending {
-    pub(super) fn new(rows: Vec<Row>) -> Self {
+    pub(super) fn new(rows: Vec<Row>, precision: Precision) -> Self {
         let rows = rows.into_iter().enumerate().rev().collect();
-        Self { rows }
+        Self { rows, precision }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -41,19 +51,25 @@ impl Pending {
     }
 }
 
-/// The next batch: rows of the first request, and rows of the others where there is room left.
+/// The next batch: rows of the first request, and rows of others that are computed as its are, where there is room left.
 ///
 /// Nobody waits for another one's whole request: whoever calls puts the first request behind the others
 /// after its batch.
 pub(super) fn next<T>(
     queue: &mut VecDeque<T>,
     pending: impl Fn(&mut T) -> &mut Pending,
-) -> (Vec<Place>, Vec<Row>) {
+) -> Batch {
     let (mut places, mut rows, mut tokens) = (Vec::new(), Vec::new(), 0);
+    let precision = queue
+        .front_mut()
+        .map_or_else(Precision::default, |first| pending(first).precision);
     let mut most = BATCH_TOKENS;
     for (request, item) in queue.iter_mut().enumerate() {
         if request == 1 {
             most = most.min(tokens + tokens.max(GUEST_TOKENS));
+        }
+        if pending(item).precision != precision {
+            continue;
         }
         // A single row that is longer than the bound has to be computed too.
         while let Some((input, row)) = pending(item).take(|len| tokens == 0 || tokens + len <= most)
@@ -63,7 +79,11 @@ pub(super) fn next<T>(
             rows.push(row);
         }
     }
-    (places, rows)
+    Batch {
+        places,
+        rows,
+        precision,
+    }
 }
 
 #[cfg(test)]
@@ -78,15 +98,18 @@ mod tests {
     }
 
     fn requests(lengths: &[&[usize]]) -> VecDeque<Pending> {
-        let pending =
-            |lengths: &&[usize]| Pending::new(lengths.iter().map(|len| row(*len)).collect());
+        let pending = |lengths: &&[usize]| {
+            let rows = lengths.iter().map(|len| row(*len)).collect();
+            Pending::new(rows, Precision::Full)
+        };
         lengths.iter().map(pending).collect()
     }
 
     fn next_of(queue: &mut VecDeque<Pending>) -> (Vec<(usize, usize)>, Vec<usize>) {
-        let (places, rows) = next(queue, |pending| pending);
-        let places = places.iter().map(|place| (place.request, place.input));
-        (places.collect(), rows.iter().map(Row::len).collect())
+        let batch = next(queue, |pending| pending);
+        let places = batch.places.iter();
+        let places = places.map(|place| (place.request, place.input));
+        (places.collect(), batch.rows.iter().map(Row::len).collect())
     }
 
     #[test]
@@ -118,13 +141,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_computed_otherwise_waits_for_its_own_batch() {
+        let mut queue = requests(&[&[20], &[30], &[10]]);
+        queue[1].precision = Precision::Approximate;
+        let first = (vec![(0, 0), (2, 0)], vec![20, 10]);
+        assert_eq!(next_of(&mut queue), first);
+        queue.rotate_left(1);
+        let batch = next(&mut queue, |pending| pending);
+        assert_eq!(batch.precision, Precision::Approximate);
+        assert_eq!(batch.rows.iter().map(Row::len).collect::<Vec<_>>(), [30]);
+    }
+
+    #[test]
     fn every_row_comes_once_and_no_batch_is_larger_than_the_bound() {
         let lengths: Vec<usize> = (0..2048).map(|index| 3 + index * 7919 % 254).collect();
         let mut queue = requests(&[&lengths, &[5000], &lengths[..9]]);
         let mut seen = std::collections::HashMap::new();
         let mut names: VecDeque<usize> = (0..3).collect();
         while !queue.iter().all(Pending::is_empty) {
-            let (places, rows) = next(&mut queue, |pending| pending);
+            let Batch { places, rows, .. } = next(&mut queue, |pending| pending);
             let tokens: usize = rows.iter().map(Row::len).sum();
             assert!(tokens <= BATCH_TOKENS || rows.len() == 1);
             for (place, row) in places.iter().zip(&rows) {

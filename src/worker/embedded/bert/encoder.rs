@@ -5,6 +5,7 @@ use super::folder::{Folder, failed};
 use super::pooling::{Pooling, normalise};
 use super::tokens::Row;
 use super::transformer::Transformer;
+use crate::types::Precision;
 
 /// The loaded weights, and what becomes of their output.
 pub(super) struct Encoder {
@@ -40,7 +41,7 @@ impl Encoder {
             types: vec![0],
         };
         encoder
-            .compute(&[row])
+            .compute(&[row], Precision::Full)
             .map_err(|error| failed(&path, &error))?;
         Ok(encoder)
     }
@@ -51,8 +52,12 @@ impl Encoder {
     }
 
     /// A vector for each row, as pooling leaves it: [`Encoder::finish`] makes it what a client sees.
-    pub(super) fn compute(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, String> {
-        let tokens = self.cores.install(|| self.model.forward(rows))?;
+    pub(super) fn compute(
+        &self,
+        rows: &[Row],
+        precision: Precision,
+    ) -> Result<Vec<Vec<f32>>, String> {
+        let tokens = self.cores.install(|| self.model.forward(rows, precision))?;
         let mut rest = tokens.as_slice();
         let mut pooled = |row: &Row| {
             let tokens = rest.split_off(..row.len() * self.width);

@@ -3,14 +3,17 @@
 use std::f32::consts::FRAC_1_SQRT_2;
 
 use rayon::prelude::*;
+use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+use rten_tensor::NdTensorView;
 use serde::Deserialize;
 use wide::f32x8;
 
-use super::product::{Matrix, add_product};
+use super::int8::Int8;
 use super::weights::Weights;
+use crate::types::Precision;
 
-/// Rows of weights that are worth handing to another core.
-const LEAST_ROWS: usize = 96;
+/// Tokens that are worth handing to another core.
+const LEAST_TOKENS: usize = 4;
 
 /// What bends the numbers between the two layers of a feed-forward step.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -25,28 +28,38 @@ pub(super) enum Activation {
     Relu,
 }
 
-/// f(W X + b), where X has a column for each token.
+/// f(X W + b), where X has a row for each token.
 pub(super) struct Linear {
-    /// A row for each number that comes out.
-    weight: Vec<f32>,
+    full: PackedBMatrix<f32>,
+    int8: Int8,
     bias: Vec<f32>,
-    /// Numbers that go in.
-    inputs: usize,
     activation: Option<Activation>,
 }
 
 impl Linear {
+    /// Several in one: for the same inputs, the outputs of each of the `parts` stand behind those of the one before.
     pub(super) fn load(
-        weights: &Weights<'_>,
+        parts: &[Weights<'_>],
         inputs: usize,
         outputs: usize,
     ) -> Result<Self, String> {
-        Ok(Self {
-            weight: weights.get("weight", &[outputs, inputs])?,
-            bias: weights.get("bias", &[outputs])?,
-            inputs,
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in parts {
+            weight.extend(part.get("weight", &[outputs, inputs])?);
+            bias.extend(part.get("bias", &[outputs])?);
+        }
+        Ok(Self::new(&weight, bias, inputs))
+    }
+
+    /// `weight` has a row for each number that comes out.
+    fn new(weight: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
+        let rows = NdTensorView::from_data([bias.len(), inputs], weight);
+        Self {
+            full: GemmExecutor::<f32>::new().prepack_b(rows.transposed()),
+            int8: Int8::new(weight, inputs),
+            bias,
             activation: None,
-        })
+        }
     }
 
     pub(super) fn then(self, activation: Activation) -> Self {
@@ -54,35 +67,30 @@ impl Linear {
         Self { activation, ..self }
     }
 
-    /// Both in one: the outputs of `other`, for the same inputs, stand below those of this one.
-    pub(super) fn over(mut self, other: Self) -> Self {
-        self.weight.reserve_exact(other.weight.len());
-        self.weight.extend(other.weight);
-        self.bias.extend(other.bias);
-        self
-    }
-
-    /// Outputs x tokens, row by row, of inputs x tokens.
-    pub(super) fn forward(&self, tokens: Matrix<'_>) -> Vec<f32> {
-        let (outputs, width) = (self.bias.len(), tokens.columns());
-        let mut out = vec![0.0; outputs * width];
-        // Each core goes over its own rows, and adds the bias and bends them while they are still in its cache.
-        let rows = outputs
-            .div_ceil(rayon::current_num_threads())
-            .max(LEAST_ROWS);
-        out.par_chunks_mut((rows * width).max(1))
-            .zip(self.weight.par_chunks(rows * self.inputs))
-            .zip(self.bias.par_chunks(rows))
-            .for_each(|((out, weight), bias)| {
-                for (row, bias) in out.chunks_exact_mut(width).zip(bias) {
-                    row.fill(*bias);
-                }
-                let weight = Matrix::new(weight, bias.len(), self.inputs);
-                add_product(out, width, 1.0, weight, tokens);
-                if let Some(activation) = self.activation {
-                    activation.bend(out);
-                }
-            });
+    /// Tokens x outputs, row by row, of tokens x inputs.
+    pub(super) fn forward(&self, tokens: &[f32], precision: Precision) -> Vec<f32> {
+        let inputs = self.full.rows();
+        let mut out = vec![0.0; tokens.len() / inputs * self.bias.len()];
+        match precision {
+            Precision::Full => {
+                let tokens = NdTensorView::from_data([tokens.len() / inputs, inputs], tokens);
+                let (tokens, weight) =
+                    (GemmInputA::Unpacked(tokens), GemmInputB::Packed(&self.full));
+                let options = GemmOptions {
+                    bias: Some(BiasVector::Row(&self.bias)),
+                    ..GemmOptions::default()
+                };
+                GemmExecutor::<f32>::new()
+                    .gemm(&mut out, tokens, weight, options)
+                    .expect("the sizes are those of the weights");
+            }
+            Precision::Approximate => self.int8.forward(tokens, &self.bias, &mut out),
+        }
+        if let Some(activation) = self.activation {
+            out.par_chunks_mut(self.bias.len().max(1))
+                .with_min_len(LEAST_TOKENS)
+                .for_each(|token| activation.bend(token));
+        }
         out
     }
 }
@@ -141,36 +149,31 @@ mod tests {
 
     #[test]
     fn each_row_is_its_weights_and_its_bias_however_many_cores_share_them() {
-        let (inputs, outputs, tokens) = (5, 3 * LEAST_ROWS + 1, 4);
+        let (inputs, outputs, tokens) = (5, 301, 11);
         let number = |i: usize| (i * 7 % 11) as f32 - 5.0;
-        let linear = |from: usize, outputs: usize| Linear {
-            weight: (0..outputs * inputs)
-                .map(|i| number(from * inputs + i))
-                .collect(),
-            bias: (0..outputs).map(|i| number(from + i)).collect(),
-            inputs,
-            activation: Some(Activation::Relu),
-        };
-        // As tokens x numbers, which is how the states lie.
+        let weight: Vec<f32> = (0..outputs * inputs).map(number).collect();
+        let bias = (0..outputs).map(number).collect();
+        let linear = Linear::new(&weight, bias, inputs).then(Activation::Relu);
         let states: Vec<f32> = (0..tokens * inputs).map(|i| number(i * i)).collect();
-        let states = Matrix::new(&states, tokens, inputs).turned();
-        let whole = linear(0, 7).over(linear(7, outputs - 7));
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(3)
             .build()
             .unwrap();
         for out in [
-            whole.forward(states),
-            pool.install(|| whole.forward(states)),
+            linear.forward(&states, Precision::Full),
+            pool.install(|| linear.forward(&states, Precision::Full)),
         ] {
-            assert_eq!(out.len(), outputs * tokens);
+            assert_eq!(out.len(), tokens * outputs);
             for (place, found) in out.iter().enumerate() {
-                let (row, token) = (place / tokens, place % tokens);
+                let (token, row) = (place / outputs, place % outputs);
                 let products = (0..inputs)
                     .map(|i| number(row * inputs + i) * number((token * inputs + i).pow(2)));
                 let expected = (products.sum::<f32>() + number(row)).max(0.0);
                 assert_eq!(*found, expected, "row {row}, token {token}");
             }
+        }
+        for precision in [Precision::Full, Precision::Approximate] {
+            assert_eq!(linear.forward(&[], precision), Vec::<f32>::new());
         }
     }
 

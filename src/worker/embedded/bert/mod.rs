@@ -4,10 +4,10 @@ mod attention;
 mod batch;
 mod encoder;
 mod folder;
+mod int8;
 mod linear;
 mod norm;
 mod pooling;
-mod product;
 mod queue;
 mod tokens;
 mod transformer;
@@ -142,7 +142,7 @@ impl Worker for Bert {
 
     async fn embed(&self, job: EmbedJob, progress: Arc<Progress>) -> Result<Embedded, Failure> {
         let model = self.status.loaded()?;
-        let dimensions = job.request.dimensions;
+        let wanted = (job.request.dimensions, job.request.precision);
         let reader = Arc::clone(&progress);
         // Megabytes of text take seconds to tokenise, which other requests' tasks shall not wait for.
         let read = tokio::task::spawn_blocking(move || model.read(&job.request, &reader));
@@ -151,7 +151,7 @@ impl Worker for Bert {
             .map_err(|_| Failure::Broken("the inputs could not be read".into()))??;
         let (reply, answer) = oneshot::channel();
         self.thread
-            .send(Job::new(rows, dimensions, progress, reply))?;
+            .send(Job::new(rows, wanted, progress, reply))?;
         let ended = |_| Failure::Broken("its thread has ended".into());
         answer.await.map_err(ended)?
     }

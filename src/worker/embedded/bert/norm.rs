@@ -37,19 +37,20 @@ impl Norm {
         }
     }
 
-    /// The same, after what a layer says to each token, in a column of `said`, is added to it.
+    /// The same, after what a layer says to each token is added to it.
     pub(super) fn add(&self, states: &mut [f32], said: &[f32]) {
         let width = self.weight.len();
-        let tokens = states.len() / width;
-        let add = |(token, state): (usize, &mut [f32])| {
-            let column = said.iter().skip(token).step_by(tokens);
-            for (number, said) in state.iter_mut().zip(column) {
+        let add = |(state, said): (&mut [f32], &[f32])| {
+            for (number, said) in state.iter_mut().zip(said) {
                 *number += said;
             }
             self.apply_to(state);
         };
-        let states = states.par_chunks_exact_mut(width).enumerate();
-        states.with_min_len(LEAST_TOKENS).for_each(add);
+        let states = states.par_chunks_exact_mut(width);
+        states
+            .zip(said.par_chunks_exact(width))
+            .with_min_len(LEAST_TOKENS)
+            .for_each(add);
     }
 
     fn apply_to(&self, state: &mut [f32]) {
@@ -84,16 +85,16 @@ mod tests {
             bias: vec![1.0; 10],
             epsilon: 0.0,
         };
-        // Columns of what is said to two tokens; of the second, all numbers but one are 0 with it.
+        // Of the second token, all numbers but one are 0 with what is said to it.
         let mut states = vec![0.0; 20];
         states[10..].fill(3.0);
-        let said: Vec<f32> = (0..10)
-            .flat_map(|row| [row as f32, if row == 9 { 7.0 } else { -3.0 }])
-            .collect();
+        let mut said: Vec<f32> = (0..10).map(|place| place as f32).collect();
+        said.extend([-3.0; 9]);
+        said.push(7.0);
         norm.add(&mut states, &said);
         // 0 to 9 have a mean of 4.5 and a variance of 8.25.
-        for (number, row) in states[..10].iter().zip(0_u8..) {
-            let expected = 1.0 + 2.0 * (f32::from(row) - 4.5) / 8.25_f32.sqrt();
+        for (number, place) in states[..10].iter().zip(0_u8..) {
+            let expected = 1.0 + 2.0 * (f32::from(place) - 4.5) / 8.25_f32.sqrt();
             assert!((number - expected).abs() < 1e-5, "{number}, {expected}");
         }
         // Nine of 0 and one of 10: a mean of 1, a variance of 9.

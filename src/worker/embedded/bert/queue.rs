@@ -7,11 +7,11 @@ use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
 
-use super::batch::{self, Pending};
+use super::batch::{self, Batch, Pending};
 use super::encoder::Encoder;
 use super::tokens::{Row, broken, gone, saturating};
 use crate::telemetry::WorkerMetrics;
-use crate::types::{Embedded, Failure, Progress};
+use crate::types::{Embedded, Failure, Precision, Progress};
 
 /// One request on its way.
 pub(super) struct Job {
@@ -27,14 +27,14 @@ pub(super) struct Job {
 impl Job {
     pub(super) fn new(
         rows: Vec<Row>,
-        dimensions: Option<u32>,
+        (dimensions, precision): (Option<u32>, Precision),
         progress: Arc<Progress>,
         reply: oneshot::Sender<Result<Embedded, Failure>>,
     ) -> Self {
         Self {
             prompt_tokens: saturating(rows.iter().map(Row::len).sum()),
             vectors: vec![Vec::new(); rows.len()],
-            pending: Pending::new(rows),
+            pending: Pending::new(rows, precision),
             dimensions,
             progress,
             reply,
@@ -113,9 +113,13 @@ impl<'a> Queue<'a> {
 
     /// Computes one batch and lets go who has got everything.
     fn step(&mut self, encoder: &Encoder) {
-        let (places, rows) = batch::next(&mut self.jobs, |job| &mut job.pending);
+        let Batch {
+            places,
+            rows,
+            precision,
+        } = batch::next(&mut self.jobs, |job| &mut job.pending);
         let tokens: usize = rows.iter().map(Row::len).sum();
-        let failure = match encoder.compute(&rows) {
+        let failure = match encoder.compute(&rows, precision) {
             Ok(vectors) => {
                 for (place, vector) in places.iter().zip(vectors) {
                     let job = &mut self.jobs[place.request];

@@ -1,8 +1,8 @@
 //! The transformer of BERT (Devlin et al., arXiv 1810.04805), on all cores for each batch.
 //!
 //! Of our own, and not candle's: that one lays all weights out anew for each batch, hands each product to the cores from
-//! outside their pool, and computes padding. `auto` waits for it with every question; what was gained stands in
-//! ARCHITECTURE.md, "What was measured".
+//! outside their pool, and computes padding. `auto` waits for it with every question, and has it computed in integers;
+//! what was gained stands in ARCHITECTURE.md, "What was measured".
 
 use std::ops::Range;
 
@@ -12,9 +12,9 @@ use serde::Deserialize;
 use super::attention;
 use super::linear::{Activation, Linear};
 use super::norm::Norm;
-use super::product::Matrix;
 use super::tokens::Row;
 use super::weights::Weights;
+use crate::types::Precision;
 
 /// `config.json`, as far as vectors depend on it.
 #[derive(Debug, Clone, Deserialize)]
@@ -102,7 +102,7 @@ impl Transformer {
     ///
     /// # Errors
     /// A token, its kind or its place is none of the model's.
-    pub(super) fn forward(&self, texts: &[Row]) -> Result<Vec<f32>, String> {
+    pub(super) fn forward(&self, texts: &[Row], precision: Precision) -> Result<Vec<f32>, String> {
         let mut states = Vec::with_capacity(texts.iter().map(Row::len).sum::<usize>() * self.width);
         let mut places: Vec<Range<usize>> = Vec::with_capacity(texts.len());
         for text in texts {
@@ -118,7 +118,7 @@ impl Transformer {
         }
         self.norm.apply(&mut states);
         for layer in &self.layers {
-            layer.apply(&mut states, self.heads, &places);
+            layer.apply(&mut states, self.heads, &places, precision);
         }
         Ok(states)
     }
@@ -134,13 +134,13 @@ impl Layer {
     fn load(weights: &Weights<'_>, config: &Config) -> Result<Self, String> {
         let (hidden, wide) = (config.hidden_size, config.intermediate_size);
         let of_itself = weights.part("attention").part("self");
-        let third = |name| Linear::load(&of_itself.part(name), hidden, hidden);
+        let thirds = ["query", "key", "value"].map(|name| of_itself.part(name));
         let joined = weights.part("attention").part("output");
         let narrow = weights.part("output");
-        let dense = |part: &Weights<'_>, from, to| Linear::load(&part.part("dense"), from, to);
+        let dense = |part: &Weights<'_>, from, to| Linear::load(&[part.part("dense")], from, to);
         let norm = |part| Norm::load(part, hidden, config.layer_norm_eps);
         Ok(Self {
-            attention: third("query")?.over(third("key")?).over(third("value")?),
+            attention: Linear::load(&thirds, hidden, hidden)?,
             joined: dense(&joined, hidden, hidden)?,
             attention_norm: norm(&joined)?,
             wide: dense(&weights.part("intermediate"), hidden, wide)?.then(config.hidden_act),
@@ -149,25 +149,22 @@ impl Layer {
         })
     }
 
-    /// `states` are token by token; what the products give is a column for each.
-    fn apply(&self, states: &mut [f32], heads: usize, texts: &[Range<usize>]) {
-        let tokens = texts.last().map_or(0, |last| last.end);
-        let three = self.attention.forward(of_states(states, tokens));
-        let seen = attention::look(of_columns(&three, tokens), heads, texts);
-        let joined = self.joined.forward(of_columns(&seen, tokens));
+    /// `states` are token by token, as is all that is made of them.
+    fn apply(
+        &self,
+        states: &mut [f32],
+        heads: usize,
+        texts: &[Range<usize>],
+        precision: Precision,
+    ) {
+        let three = self.attention.forward(states, precision);
+        let seen = attention::look(&three, heads, texts);
+        let joined = self.joined.forward(&seen, precision);
         self.attention_norm.add(states, &joined);
-        let wide = self.wide.forward(of_states(states, tokens));
-        let narrow = self.narrow.forward(of_columns(&wide, tokens));
+        let wide = self.wide.forward(states, precision);
+        let narrow = self.narrow.forward(&wide, precision);
         self.norm.add(states, &narrow);
     }
-}
-
-fn of_states(states: &[f32], tokens: usize) -> Matrix<'_> {
-    Matrix::new(states, tokens, states.len() / tokens.max(1)).turned()
-}
-
-fn of_columns(numbers: &[f32], tokens: usize) -> Matrix<'_> {
-    Matrix::new(numbers, numbers.len() / tokens.max(1), tokens)
 }
 
 #[cfg(test)]
@@ -246,7 +243,7 @@ mod tests {
     fn tensors_have_one_of_three_kinds_of_names() {
         let config = config("5", "5").unwrap();
         let whole = load(str::to_owned, &config).unwrap();
-        let expected = whole.forward(&[row(&[1, 2, 3])]).unwrap();
+        let expected = whole.forward(&[row(&[1, 2, 3])], Precision::Full).unwrap();
         assert_eq!(expected.len(), 3 * 4);
         let part = |name: &str| format!("bert.{name}");
         let old = |name: &str| {
@@ -255,7 +252,7 @@ mod tests {
         };
         for other in [load(part, &config), load(old, &config)] {
             assert_eq!(
-                other.unwrap().forward(&[row(&[1, 2, 3])]),
+                other.unwrap().forward(&[row(&[1, 2, 3])], Precision::Full),
                 Ok(expected.clone())
             );
         }
@@ -265,35 +262,36 @@ mod tests {
     fn a_text_has_the_vectors_that_it_has_alone() {
         let model = load(str::to_owned, &config("5", "5").unwrap()).unwrap();
         let texts = [row(&[1, 2, 3]), row(&[4]), row(&[0, 1, 2, 3, 4, 3, 2])];
-        let together = model.forward(&texts).unwrap();
-        let alone = texts
-            .each_ref()
-            .map(|text| model.forward(&[row(&text.ids)]).unwrap());
-        let alone = alone.concat();
-        assert_eq!(together.len(), alone.len());
-        let mut apart = together
-            .iter()
-            .zip(&alone)
-            .map(|(one, other)| (one - other).abs());
-        assert!(apart.all(|apart| apart < 1e-5));
+        for precision in [Precision::Full, Precision::Approximate] {
+            let forward = |texts: &[Row]| model.forward(texts, precision).unwrap();
+            let together = forward(&texts);
+            let alone = texts.each_ref().map(|text| forward(&[row(&text.ids)]));
+            let alone = alone.concat();
+            assert_eq!(together.len(), alone.len());
+            let mut apart = together
+                .iter()
+                .zip(&alone)
+                .map(|(one, other)| (one - other).abs());
+            assert!(apart.all(|apart| apart < 1e-5), "{precision:?}");
+        }
     }
 
     #[test]
     fn what_the_model_has_not_is_no_vector() {
         let model = load(str::to_owned, &config("5", "5").unwrap()).unwrap();
-        assert!(model.forward(&[row(&[5])]).unwrap_err().contains("row 5"));
+        assert!(model.forward(&[row(&[5])], Precision::Full).unwrap_err().contains("row 5"));
         assert!(
             model
-                .forward(&[row(&[1; 9])])
+                .forward(&[row(&[1; 9])], Precision::Full)
                 .unwrap_err()
                 .contains("row 8")
         );
-        assert_eq!(model.forward(&[]), Ok(Vec::new()));
+        assert_eq!(model.forward(&[], Precision::Full), Ok(Vec::new()));
         let kinds = Row {
             ids: vec![1],
             types: vec![2],
         };
-        assert!(model.forward(&[kinds]).unwrap_err().contains("row 2"));
+        assert!(model.forward(&[kinds], Precision::Full).unwrap_err().contains("row 2"));
     }
 
     #[test]
