@@ -146,7 +146,7 @@ test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own too
 # Forebay's own code is not optimised here, which saves minutes of compiling: the engine is what takes time.
 .PHONY: test-mistralrs
 test-mistralrs: setup-models ## The second engine answers (a cold build takes about 12 minutes)
-	cargo test $(PROFILE) --config profile.release.package.forebay.opt-level=0 --features mistralrs --lib --test it mistralrs 2>&1 | tee >(cat >&2) | grep -cE 'result: ok\. [1-9]' | grep -qx 2
+	cargo test $(PROFILE) --config tests/mistralrs.toml --features mistralrs --lib --test it mistralrs 2>&1 | tee >(cat >&2) | grep -cE 'result: ok\. [1-9]' | grep -qx 2
 
 ##@ Parts of set-up
 

@@ -74,7 +74,11 @@ impl Process {
                 return Ok(rest.trim().to_owned());
             }
         }
-        bail!("{} ended before it was ready:\n{}", self.name, self.log_tail());
+        bail!(
+            "{} ended before it was ready:\n{}",
+            self.name,
+            self.log_tail()
+        );
     }
 
     pub(crate) fn log_tail(&self) -> String {

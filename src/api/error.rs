@@ -16,8 +16,6 @@ use crate::{gateway, metering, router, scheduler, tenancy};
 /// How long a client that was refused for want of room should stay away, in seconds.
 const SOON_S: u64 = 1;
 const LATER_S: u64 = 5;
-/// Where it takes a person.
-const GATE_S: u64 = 60;
 /// The longest wait that OpenAI's SDKs take notice of. Beyond it a client that tries again by itself only wastes its time.
 const LONGEST_RETRY_S: u64 = 60;
 
@@ -442,12 +440,12 @@ impl From<router::Error> for ApiError {
             )
             .param(Some("model")),
             router::Error::WrongKind { .. } => Self::invalid(Some("model"), &message),
-            // Somebody has to look at it: a client that asks again by itself only waits.
-            router::Error::Closed(_) => {
-                let mut error = Self::unavailable("model_not_ready", message, GATE_S);
-                error.is_final = true;
-                error
-            }
+            // Somebody has to look at it: no client's waiting ends it.
+            router::Error::Closed(_) => Self {
+                retry_after_s: None,
+                is_final: true,
+                ..Self::unavailable("model_not_ready", message, LATER_S)
+            },
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The accept loop: connections with time limits, and a drain that ends.
 
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,12 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 /// After an accept that failed for want of file handles, another would fail too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const PING: Duration = Duration::from_secs(20);
+
+/// HTTP/2 begins with it (RFC 9113, 3.4), and no request of HTTP/1.1 does.
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How soon a part of a preface is looked at again: there is no other word of the rest's having come.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -47,16 +54,7 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout);
-    // A peer that is gone without a word doesn't answer a ping.
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Some(PING));
+    let server = Server::new(limits);
     let room = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -76,18 +74,10 @@ pub async fn serve(
         let (tls, patience) = (door.tls.clone(), limits.header_read_timeout);
         connections.spawn(async move {
             let _place = place;
-            // Which HTTP it speaks is told by its first bytes, for which nobody else sets a time.
-            let speaks = tokio::time::timeout(patience, stream.readable()).await;
-            let Some(tls) = tls else {
-                if matches!(speaks, Ok(Ok(()))) {
-                    connection.serve(stream).await;
-                }
-                return;
-            };
-            match tokio::time::timeout(patience, tls.accept(stream)).await {
-                Ok(Ok(stream)) => connection.of(stream).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a client speaks no TLS"),
-                Err(_) => tracing::debug!("a client took too long to begin TLS"),
+            if let Some(served) = connection.begin(stream, tls, patience).await
+                && let Err(error) = served.await
+            {
+                tracing::debug!(%error, "a connection broke");
             }
         });
     }
@@ -101,33 +91,93 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
+/// How connections are served.
+#[derive(Clone)]
+struct Server {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Server {
+    fn new(limits: Limits) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_read_timeout);
+        // A peer that is gone without a word doesn't answer a ping.
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(PING));
+        Self { http1, http2 }
+    }
+}
+
 /// A connection to be served.
 struct Connection {
-    server: auto::Builder<TokioExecutor>,
+    server: Server,
     routes: axum::Router,
     watcher: Watcher,
 }
 
+/// A connection that is served, until it ends.
+type Served = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
 impl Connection {
-    /// Over TLS it is agreed on beforehand.
-    async fn of(mut self, stream: TlsStream<TcpStream>) {
-        let agreed = stream.get_ref().1.alpn_protocol();
-        self.server = match agreed {
-            Some(b"h2") => self.server.http2_only(),
-            _ => self.server.http1_only(),
+    /// Finds out what the client speaks, for which it has so much time.
+    async fn begin(
+        self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        patience: Duration,
+    ) -> Option<Served> {
+        let Some(tls) = tls else {
+            // Which HTTP it speaks is told by its first bytes, for which nobody else sets a time.
+            let told = tokio::time::timeout(patience, speaks_http2(&stream)).await;
+            let is_http2 = told.ok()?.ok()?;
+            return Some(self.served(stream, is_http2));
         };
-        self.serve(stream).await;
+        match tokio::time::timeout(patience, Box::pin(tls.accept(stream))).await {
+            Ok(Ok(stream)) => {
+                // It is agreed on beforehand.
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                return Some(self.served(stream, is_http2));
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a client speaks no TLS"),
+            Err(_) => tracing::debug!("a client took too long to begin TLS"),
+        }
+        None
     }
 
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let service = TowerToHyperService::new(self.routes);
-        let connection = self
-            .server
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        if let Err(error) = self.watcher.watch(connection).await {
-            tracing::debug!(%error, "a connection broke");
+    /// On the heap, where it is as large as what the client speaks needs: it stays there as long as the connection.
+    fn served(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        is_http2: bool,
+    ) -> Served {
+        let (stream, service) = (TokioIo::new(stream), TowerToHyperService::new(self.routes));
+        let Server { http1, http2 } = self.server;
+        if is_http2 {
+            Box::pin(self.watcher.watch(http2.serve_connection(stream, service)))
+        } else {
+            Box::pin(self.watcher.watch(http1.serve_connection(stream, service)))
         }
+    }
+}
+
+/// Whether a client begins as HTTP/2 does. What it sent is left to be read: hyper, which would find out by itself, keeps
+/// the bytes that it took for it, and a buffer of twice the size for what comes behind them.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let count = stream.peek(&mut first).await?;
+        if count == 0 || first[..count] != PREFACE[..count] {
+            return Ok(false);
+        }
+        if count == PREFACE.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

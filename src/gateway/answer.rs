@@ -56,7 +56,8 @@ impl Answer {
                 Err(Broke::Worker(failure)) => failure,
             };
             let meter = self.meter.take()?;
-            match self.go_on(meter, failure).await {
+            // It is large and rare, and every stream would keep the room for it.
+            match Box::pin(self.go_on(meter, failure)).await {
                 Ok(meter) => self.meter = Some(meter),
                 Err(error) => return Some(Err(error)),
             }

@@ -296,7 +296,9 @@ async fn the_server_asks_for_what_it_needs_of_its_process() {
     child.wait().unwrap();
     assert_eq!(health.unwrap().status(), 200);
     assert!(environment.contains(&"GOMP_SPINCOUNT=2000".to_owned()));
-    let files = limits.lines().find(|line| line.starts_with("Max open files"));
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
     let files: Vec<_> = files.unwrap().split_whitespace().skip(3).collect();
     assert!(files[0] == files[1] && files[0] != "256", "{files:?}");
     assert_eq!(

@@ -56,7 +56,10 @@ pub(super) async fn open(ask: &Ask, streams: usize) -> Result<Vec<TcpStream>> {
         stream.write_all(&request).await?;
         let mut buffer = Vec::with_capacity(4 << 10);
         while memmem::find(&buffer, b"data: ").is_none() {
-            ensure!(stream.read_buf(&mut buffer).await? > 0, "a stream broke off");
+            ensure!(
+                stream.read_buf(&mut buffer).await? > 0,
+                "a stream broke off"
+            );
             ensure!(buffer.starts_with(b"HTTP/1.1 200"), "a stream is no 200");
         }
         Ok(stream)

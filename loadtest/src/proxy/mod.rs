@@ -189,7 +189,10 @@ fn print(machine: &Machine, servers: &Servers, rows: &[Row], sync_us: u64) -> Re
 
 /// How much memory a gateway has with many streams open.
 async fn print_open(servers: &Servers) -> Result<()> {
-    let forebay = servers.targets.iter().find(|target| target.name == "forebay");
+    let forebay = servers
+        .targets
+        .iter()
+        .find(|target| target.name == "forebay");
     let forebay = forebay.context("forebay is not among the targets")?;
     let ask = Ask {
         address: forebay.address.clone(),
@@ -203,7 +206,11 @@ async fn print_open(servers: &Servers) -> Result<()> {
     let memory = memory.iter().find(|(name, _)| *name == "forebay");
     let (_, kib) = memory.context("forebay is gone")?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "forebay: {kib} KiB resident with {} streams open", streams.len())?;
+    writeln!(
+        out,
+        "forebay: {kib} KiB resident with {} streams open",
+        streams.len()
+    )?;
     Ok(())
 }
 

@@ -55,10 +55,7 @@ impl Pending {
 ///
 /// Nobody waits for another one's whole request: whoever calls puts the first request behind the others
 /// after its batch.
-pub(super) fn next<T>(
-    queue: &mut VecDeque<T>,
-    pending: impl Fn(&mut T) -> &mut Pending,
-) -> Batch {
+pub(super) fn next<T>(queue: &mut VecDeque<T>, pending: impl Fn(&mut T) -> &mut Pending) -> Batch {
     let (mut places, mut rows, mut tokens) = (Vec::new(), Vec::new(), 0);
     let precision = queue
         .front_mut()

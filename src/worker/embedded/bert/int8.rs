@@ -78,7 +78,10 @@ impl Int8 {
                 let of_output = sums.iter().zip(&self.outputs).zip(bias);
                 for (out, ((sum, output), bias)) in out.iter_mut().zip(of_output) {
                     let sum = sum - i32::from(*zero) * output.total;
-                    #[expect(clippy::cast_precision_loss, reason = "what was rounded before is more")]
+                    #[expect(
+                        clippy::cast_precision_loss,
+                        reason = "what was rounded before is more"
+                    )]
                     let sum = sum as f32;
                     *out = sum * (step * output.step) + bias;
                 }
@@ -163,9 +166,13 @@ mod tests {
                 });
                 let step = (most - least) / 255.0;
                 // Zero is rounded too, which moves all numbers of a token at once.
-                let bound = step * sizes(weight) + int8.outputs[row].step / 2.0 * sizes(state) + 1e-4;
+                let bound =
+                    step * sizes(weight) + int8.outputs[row].step / 2.0 * sizes(state) + 1e-4;
                 let off = (f64::from(*found) - expected).abs();
-                assert!(off <= f64::from(bound), "{inputs} inputs, row {row}, token {token}: {off} over {bound}");
+                assert!(
+                    off <= f64::from(bound),
+                    "{inputs} inputs, row {row}, token {token}: {off} over {bound}"
+                );
             }
         }
     }
@@ -191,7 +198,11 @@ mod tests {
     fn what_is_nothing_stays_nothing() {
         let int8 = Int8::new(&[0.0; 12], 4);
         let mut out = [1.0; 6];
-        int8.forward(&[0.0, 0.0, 0.0, 0.0, 1.0, -2.0, 3.0, 4.0], &[0.5; 3], &mut out);
+        int8.forward(
+            &[0.0, 0.0, 0.0, 0.0, 1.0, -2.0, 3.0, 4.0],
+            &[0.5; 3],
+            &mut out,
+        );
         assert_eq!(out, [0.5; 6]);
         let int8 = Int8::new(&[1.0, -1.0], 2);
         let mut out = [1.0; 1];

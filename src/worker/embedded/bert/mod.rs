@@ -150,8 +150,7 @@ impl Worker for Bert {
             .await
             .map_err(|_| Failure::Broken("the inputs could not be read".into()))??;
         let (reply, answer) = oneshot::channel();
-        self.thread
-            .send(Job::new(rows, wanted, progress, reply))?;
+        self.thread.send(Job::new(rows, wanted, progress, reply))?;
         let ended = |_| Failure::Broken("its thread has ended".into());
         answer.await.map_err(ended)?
     }

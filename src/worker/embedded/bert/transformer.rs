@@ -279,7 +279,12 @@ mod tests {
     #[test]
     fn what_the_model_has_not_is_no_vector() {
         let model = load(str::to_owned, &config("5", "5").unwrap()).unwrap();
-        assert!(model.forward(&[row(&[5])], Precision::Full).unwrap_err().contains("row 5"));
+        assert!(
+            model
+                .forward(&[row(&[5])], Precision::Full)
+                .unwrap_err()
+                .contains("row 5")
+        );
         assert!(
             model
                 .forward(&[row(&[1; 9])], Precision::Full)
@@ -291,7 +296,12 @@ mod tests {
             ids: vec![1],
             types: vec![2],
         };
-        assert!(model.forward(&[kinds], Precision::Full).unwrap_err().contains("row 2"));
+        assert!(
+            model
+                .forward(&[kinds], Precision::Full)
+                .unwrap_err()
+                .contains("row 2")
+        );
     }
 
     #[test]
