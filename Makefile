@@ -34,7 +34,7 @@ VENV_PEERS := $(CACHE)/venv-peers
 VENV_CONFORMANCE := $(CACHE)/venv-conformance
 VENV_DENY := $(CACHE)/venv-deny
 # Other gateways, once bench-peers has brought them.
-PEERS = $(addprefix --peers-python ,$(wildcard $(VENV_PEERS)/bin/python))
+PEERS = $(if $(wildcard $(VENV_PEERS)/.requirements),--peers-bin $(VENV_PEERS)/bin)
 # The tests find promtool and prometheus on PATH, wherever they come from.
 export PATH := $(PATH):$(TOOLS)/usr/bin
 
@@ -78,6 +78,11 @@ bench-ledger: setup-tools setup-postgres ## Charges a second, and what they add 
 bench-proxy: build ## What Forebay adds to an upstream that takes no time, beside nginx and, after bench-peers, others (3 to 6 minutes)
 	@deploy/setup/nginx $(TOOLS)
 	cargo run $(PROFILE) -p loadtest -- proxy --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PEERS) $(PROXY)
+
+.PHONY: bench-rates
+bench-rates: build ## Time of a request at rising rates, beside the same, with a chart in rates.svg (2 to 3 minutes)
+	@deploy/setup/nginx $(TOOLS)
+	cargo run $(PROFILE) -p loadtest -- rates --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PEERS) --svg rates.svg $(RATES)
 
 .PHONY: bench-peers
 bench-peers: ## Brings tensorzero, smg and vllm-router, for bench-proxy to measure too (0.4 GB)

@@ -19,6 +19,7 @@ mod weights;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -38,6 +39,8 @@ enum Test {
     Fairness(fairness::Args),
     /// What Forebay adds to an upstream that takes no time, beside nginx
     Proxy(proxy::Args),
+    /// The same at rising rates of requests, with a chart
+    Rates(proxy::rates::Args),
     /// That upstream by itself
     Instant {
         /// The port on 127.0.0.1
@@ -52,6 +55,7 @@ enum Test {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
     let Cli { test } = Cli::parse();
+    allow_many_files()?;
     let mut terminated = signal(SignalKind::terminate())?;
     // Dropping a test's future ends the servers that it started.
     let clean = tokio::select! {
@@ -66,12 +70,20 @@ async fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Every connection is one, here and in the servers that are started.
+fn allow_many_files() -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
 async fn run(test: Test) -> anyhow::Result<bool> {
     match test {
         Test::Engine(args) => engine::run(args).await,
         Test::Soak(args) => soak::run(args).await,
         Test::Fairness(args) => fairness::run(args).await,
         Test::Proxy(args) => proxy::run(args).await,
+        Test::Rates(args) => proxy::rates::run(args).await,
         Test::Instant { port } => proxy::serve(port).await.map(|()| true),
         Test::Upstream(args) => serve::run(args).await,
     }

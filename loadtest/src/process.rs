@@ -4,9 +4,11 @@ use std::{
     fs::{self, File},
     path::PathBuf,
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -32,7 +34,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Its drop kills the child, by its own id.
+/// How long a child that is told to end may take, in looks of 10 ms.
+const LOOKS: usize = 100;
+
+/// Its drop ends the child, by its own id: by SIGTERM, so that it ends its own children, and what stays is killed.
 pub(crate) struct Process {
     pub(crate) child: Child,
     name: &'static str,
@@ -99,5 +104,23 @@ impl Process {
             .kill()
             .await
             .with_context(|| format!("can't end {}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        let Some(id) = id.and_then(Pid::from_raw) else {
+            return;
+        };
+        if kill_process(id, Signal::TERM).is_err() {
+            return;
+        }
+        for _ in 0..LOOKS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

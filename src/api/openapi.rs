@@ -2,7 +2,7 @@
 //! <https://spec.openapis.org/oas/v3.1.1>
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -66,7 +66,7 @@ const ERRORS: [(StatusCode, &str); 13] = [
     ),
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        "Not at the moment; Retry-After says when",
+        "Not at the moment; Retry-After says when, where waiting helps",
     ),
 ];
 
@@ -227,17 +227,23 @@ fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi 
     document
 }
 
-/// The document and the page.
+/// The document, which is written once somebody asks for it, and the page.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(
-    document: utoipa::openapi::OpenApi,
+    document: fn() -> utoipa::openapi::OpenApi,
 ) -> axum::Router<S> {
-    let document = serde_json::to_vec(&complete(document)).unwrap_or_default();
-    let document = Bytes::from(document);
-    let json = [(header::CONTENT_TYPE, "application/json")];
+    let document = LazyLock::new(move || {
+        let document = serde_json::to_vec(&complete(document())).unwrap_or_default();
+        Bytes::from(document)
+    });
+    let document = Arc::new(document);
+    let json = async move || {
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        (json, Bytes::clone(&document))
+    };
     // By default the page asks a server on the internet whether the document is right.
     let config = Config::new([DOCUMENT]).validator_url("none");
     axum::Router::new()
-        .route(DOCUMENT, get(|| async { (json, document) }))
+        .route(DOCUMENT, get(json))
         .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
         .route("/docs/", get(index))
         .route("/docs/{file}", get(file))

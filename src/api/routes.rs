@@ -135,7 +135,7 @@ pub struct Edge {
 
 /// What clients reach.
 pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
-    let (routes, document) = table().split_for_parts();
+    let (routes, _) = table().split_for_parts();
     // As one: each that is laid on alone makes every request clone and box once more. From the outside in.
     let layers = ServiceBuilder::new()
         // Whoever reads a body reads no more than that.
@@ -145,7 +145,7 @@ pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
         // A panic of a handler is one broken answer in the envelope, not a broken connection.
         .layer(CatchPanicLayer::custom(panicked));
     let routes = also(routes)
-        .merge(openapi::routes(document))
+        .merge(openapi::routes(|| table().into_openapi()))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api)

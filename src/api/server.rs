@@ -1,7 +1,7 @@
 //! The accept loop: connections with time limits, and a drain that ends.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -23,9 +24,6 @@ const PING: Duration = Duration::from_secs(20);
 
 /// HTTP/2 begins with it (RFC 9113, 3.4), and no request of HTTP/1.1 does.
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How soon a part of a preface is looked at again: there is no other word of the rest's having come.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +135,13 @@ impl Connection {
             let is_http2 = told.ok()?.ok()?;
             return Some(self.served(stream, is_http2));
         };
-        match tokio::time::timeout(patience, Box::pin(tls.accept(stream))).await {
+        let accepted = Box::pin(async {
+            let mut stream = tls.accept(stream).await?;
+            // Hyper waits for ever for the first bytes of HTTP/2.
+            stream.fill_buf().await?;
+            Ok::<_, io::Error>(stream)
+        });
+        match tokio::time::timeout(patience, accepted).await {
             Ok(Ok(stream)) => {
                 // It is agreed on beforehand.
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -170,14 +174,20 @@ impl Connection {
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0; PREFACE.len()];
     loop {
-        let count = stream.peek(&mut first).await?;
-        if count == 0 || first[..count] != PREFACE[..count] {
-            return Ok(false);
+        let comes_more = !stream.ready(Interest::READABLE).await?.is_read_closed();
+        // Tokio's own `peek` would be done at once where a part of the preface is there.
+        let look = || {
+            let (_, count) = recv(stream, &mut first, RecvFlags::PEEK)?;
+            match PREFACE.strip_prefix(&first[..count]) {
+                Some([]) => Ok(true),
+                Some(_) if count > 0 && comes_more => Err(ErrorKind::WouldBlock.into()),
+                _ => Ok(false),
+            }
+        };
+        match stream.try_io(Interest::READABLE, look) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            told => return told,
         }
-        if count == PREFACE.len() {
-            return Ok(true);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -201,6 +211,66 @@ async fn accept(
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.unwrap(), server.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_a_client_speaks_is_told_by_its_first_bytes_however_they_come() {
+        for cut in 1..PREFACE.len() {
+            let (mut client, server) = pair().await;
+            client.write_all(&PREFACE[..cut]).await.unwrap();
+            let mut told = Box::pin(speaks_http2(&server));
+            let early = tokio::time::timeout(SOON / 10, &mut told).await;
+            assert!(early.is_err(), "told by {cut} bytes");
+            client.write_all(&PREFACE[cut..]).await.unwrap();
+            assert!(told.await.unwrap());
+            // Nothing of it is taken away.
+            let mut first = [0; PREFACE.len()];
+            assert_eq!(server.peek(&mut first).await.unwrap(), PREFACE.len());
+        }
+        let (mut client, server) = pair().await;
+        client.write_all(b"PR").await.unwrap();
+        let mut told = Box::pin(speaks_http2(&server));
+        assert!(tokio::time::timeout(SOON, &mut told).await.is_err());
+        client.write_all(b"OPFIND / HTTP/1.1\r\n").await.unwrap();
+        assert!(!told.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_before_the_end_of_a_preface_speaks_none() {
+        for begun in [&b""[..], b"P", &PREFACE[..23]] {
+            let (mut client, server) = pair().await;
+            client.write_all(begun).await.unwrap();
+            let told = async {
+                tokio::time::sleep(SOON).await;
+                client.shutdown().await.unwrap();
+                speaks_http2(&server).await.unwrap()
+            };
+            assert!(!told.await);
+            let (mut client, server) = pair().await;
+            client.write_all(begun).await.unwrap();
+            let leave = async {
+                tokio::time::sleep(SOON).await;
+                client.shutdown().await.unwrap();
+            };
+            let (told, ()) = tokio::join!(speaks_http2(&server), leave);
+            assert!(!told.unwrap());
         }
     }
 }

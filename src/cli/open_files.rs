@@ -5,7 +5,7 @@
 ///
 /// It returns where that was done, or can't be.
 pub(super) fn allow_many() {
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     {
         use rustix::process::{Resource, getrlimit, setrlimit};
 

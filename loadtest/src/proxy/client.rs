@@ -32,7 +32,7 @@ pub(super) struct Times {
 }
 
 impl Ask {
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let Self {
             key,
             model,
@@ -120,7 +120,7 @@ async fn client(ask: &Ask, until: Instant) -> Result<Times> {
     Ok(times)
 }
 
-async fn connect(address: &str) -> Result<TcpStream> {
+pub(super) async fn connect(address: &str) -> Result<TcpStream> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("{address} can't be reached"))?;
@@ -128,12 +128,12 @@ async fn connect(address: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 /// One request: when its first byte came, its last token, and its end.
-async fn once(
+pub(super) async fn once(
     stream: &mut TcpStream,
     request: &[u8],
     streams: bool,

@@ -3,10 +3,11 @@
 
 mod client;
 mod instant;
+pub(crate) mod rates;
 mod servers;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,19 +19,20 @@ use crate::machine::Machine;
 use crate::process::Scratch;
 use client::{Ask, load, open};
 use instant::HELD;
-use servers::{Servers, Target};
+use servers::{Servers, Target, resident};
 
+/// Who is measured.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct Gateways {
     /// The forebay binary
     #[arg(long, value_name = "PATH")]
     forebay_bin: PathBuf,
     /// The nginx binary
     #[arg(long, value_name = "PATH")]
     nginx_bin: PathBuf,
-    /// The Python of a virtual environment that has tensorzero, smg and vllm-router, to measure beside them
-    #[arg(long, value_name = "PATH")]
-    peers_python: Option<PathBuf>,
+    /// The programs of a virtual environment that has tensorzero, smg and vllm-router, to measure beside them
+    #[arg(long, value_name = "FOLDER")]
+    peers_bin: Option<PathBuf>,
     /// Other gateways that are up already, on loopback: NAME=HOST:PORT,MODEL[,KEY]. They must stand before the upstream
     /// of --upstream-port
     #[arg(long = "peer", value_name = "PEER")]
@@ -38,6 +40,12 @@ pub(crate) struct Args {
     /// The port of the upstream; a free one by default
     #[arg(long)]
     upstream_port: Option<u16>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    gateways: Gateways,
     /// How often everything is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -77,30 +85,14 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     ensure!((1..=100).contains(&args.rounds), "--rounds is 1 to 100");
     let machine = Machine::look().await;
     let scratch = Scratch::new()?;
-    let mut servers = Servers::start(
-        &args.forebay_bin,
-        &args.nginx_bin,
-        args.upstream_port,
-        &scratch,
-    )
-    .await?;
-    if let Some(python) = &args.peers_python {
-        servers.peers(python, &scratch).await?;
-    }
-    servers.targets.extend(args.peers.iter().cloned());
+    let mut servers = Servers::start(&args.gateways, &scratch).await?;
     let mut rows = Vec::new();
     let time = Duration::from_millis(args.time_ms);
     for round in 0..=args.rounds {
         for (kind, connections, stream) in KINDS {
             for target in servers.targets.clone() {
                 servers.check_alive()?;
-                let ask = Ask {
-                    address: target.address,
-                    path: target.path,
-                    key: target.key,
-                    model: target.model,
-                    stream,
-                };
+                let ask = target.ask(stream);
                 // The first round warms up.
                 let time = if round == 0 { time / 4 } else { time };
                 let times = load(&ask, connections, time).await?;
@@ -120,10 +112,10 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         }
     }
     print(&machine, &servers, &rows, sync_time_us(&scratch)?)?;
-    print_open(&servers).await?;
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_vec_pretty(&rows)?)?;
     }
+    print_open(&servers, &args.gateways.forebay_bin, &scratch).await?;
     Ok(rows.iter().all(|row| row.failed == 0))
 }
 
@@ -187,28 +179,21 @@ fn print(machine: &Machine, servers: &Servers, rows: &[Row], sync_us: u64) -> Re
     Ok(())
 }
 
-/// How much memory a gateway has with many streams open.
-async fn print_open(servers: &Servers) -> Result<()> {
-    let forebay = servers
-        .targets
-        .iter()
-        .find(|target| target.name == "forebay");
-    let forebay = forebay.context("forebay is not among the targets")?;
+/// How much memory a fresh Forebay has with many streams open.
+async fn print_open(servers: &Servers, binary: &Path, scratch: &Scratch) -> Result<()> {
+    let (forebay, process) = servers.fresh(binary, scratch).await?;
     let ask = Ask {
-        address: forebay.address.clone(),
-        path: forebay.path.clone(),
-        key: forebay.key.clone(),
         model: HELD.into(),
-        stream: true,
+        ..forebay.ask(true)
     };
+    let id = process.id().context("forebay is gone")?;
+    let idle = resident(id)?;
     let streams = open(&ask, OPEN).await?;
-    let memory = servers.memory()?;
-    let memory = memory.iter().find(|(name, _)| *name == "forebay");
-    let (_, kib) = memory.context("forebay is gone")?;
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "forebay: {kib} KiB resident with {} streams open",
+        "a fresh forebay: {idle} KiB resident, {} KiB with {} streams open",
+        resident(id)?,
         streams.len()
     )?;
     Ok(())

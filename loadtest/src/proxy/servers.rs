@@ -8,6 +8,8 @@ use loadtest::ports;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use super::Gateways;
+use super::client::{Ask, load};
 use super::instant::HELD;
 use crate::gateway::Gateway;
 use crate::process::{Process, Scratch};
@@ -15,10 +17,8 @@ use crate::process::{Process, Scratch};
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Other gateways that peers/gateways.py can start.
-const PEERS: [&str; 3] = ["tensorzero", "smg", "vllm-router"];
 /// It travels in this binary, so that the test runs from any folder.
-const SCRIPT: &str = include_str!("../../peers/gateways.py");
+const TENSORZERO: &str = include_str!("../../peers/tensorzero.py");
 const PATH: &str = "/v1/chat/completions";
 
 /// Whoever is measured.
@@ -29,6 +29,18 @@ pub(super) struct Target {
     pub(super) path: String,
     pub(super) model: String,
     pub(super) key: String,
+}
+
+impl Target {
+    pub(super) fn ask(&self, stream: bool) -> Ask {
+        Ask {
+            address: self.address.clone(),
+            path: self.path.clone(),
+            key: self.key.clone(),
+            model: self.model.clone(),
+            stream,
+        }
+    }
 }
 
 impl FromStr for Target {
@@ -61,13 +73,9 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) async fn start(
-        forebay: &Path,
-        nginx: &Path,
-        upstream_port: Option<u16>,
-        scratch: &Scratch,
-    ) -> Result<Self> {
-        let upstream = match upstream_port {
+    pub(super) async fn start(gateways: &Gateways, scratch: &Scratch) -> Result<Self> {
+        let (forebay, nginx) = (&gateways.forebay_bin, &gateways.nginx_bin);
+        let upstream = match gateways.upstream_port {
             Some(port) => port,
             None => ports::free()?,
         };
@@ -89,10 +97,13 @@ impl Servers {
                 .forebay(forebay, name, durability, upstream, scratch)
                 .await?;
         }
+        if let Some(programs) = &gateways.peers_bin {
+            servers.peers(programs, scratch).await?;
+        }
+        servers.targets.extend(gateways.peers.iter().cloned());
         Ok(servers)
     }
 
-    /// With a key of a project that has limits of every kind, and a price.
     async fn forebay(
         &mut self,
         binary: &Path,
@@ -101,57 +112,91 @@ impl Servers {
         upstream: u16,
         scratch: &Scratch,
     ) -> Result<()> {
-        let rest = format!(
-            "[ledger]\ndurability = \"{durability}\"\n\
-             [[worker]]\nname = \"instant\"\nengine = \"remote\"\nurl = \"http://127.0.0.1:{upstream}\"\nmodels = [\"big\", \"{HELD}\"]\nslots = 1024\n\
-             [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n\
-             [[model]]\nname = \"{HELD}\"\n"
-        );
-        let gateway = Gateway::start(binary, name, &rest, scratch).await?;
-        let limits = [
-            "--requests-per-minute",
-            "100000000",
-            "--tokens-per-minute",
-            "100000000000",
-            "--concurrent",
-            "100000",
-            "--budget-month",
-            "100000000",
-        ];
-        let key = gateway.project("bench", &limits).await?;
-        self.targets.push(Target {
-            name: name.into(),
-            address: format!("127.0.0.1:{}", gateway.port),
-            path: PATH.into(),
-            model: "big".into(),
-            key,
-        });
-        self.processes.push((name, gateway.process));
+        let (target, process) = forebay(binary, name, durability, upstream, scratch).await?;
+        self.targets.push(target);
+        self.processes.push((name, process));
         Ok(())
     }
 
-    /// The other gateways, from a virtual environment that has their packages.
-    pub(super) async fn peers(&mut self, python: &Path, scratch: &Scratch) -> Result<()> {
-        for name in PEERS {
-            let mut command = Command::new(python);
+    /// A Forebay before the upstream that has done nothing yet.
+    pub(super) async fn fresh(
+        &self,
+        binary: &Path,
+        scratch: &Scratch,
+    ) -> Result<(Target, Process)> {
+        forebay(binary, "fresh", "process", self.upstream, scratch).await
+    }
+
+    /// Other gateways, from a virtual environment that has their packages.
+    async fn peers(&mut self, programs: &Path, scratch: &Scratch) -> Result<()> {
+        self.tensorzero(&programs.join("python"), scratch).await?;
+        for (name, rest) in [("smg", &["launch"][..]), ("vllm-router", &[])] {
+            let port = ports::free()?;
+            let mut command = Command::new(programs.join(name));
             command
-                .args(["-c", SCRIPT, name, "--upstream", &self.upstream.to_string()])
-                // An end of input is the script's sign to leave, also where this process was killed.
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped());
-            let mut process = Process::start(name, &mut command, scratch)?;
-            let ready = process.ready().await?;
-            let [address, path, model] = ready.split(' ').collect::<Vec<_>>()[..] else {
-                bail!("{name} said READY {ready}");
-            };
-            self.targets.push(Target {
-                name: name.into(),
-                address: address.into(),
-                path: path.into(),
-                model: model.into(),
-                key: "none".into(),
-            });
-            self.processes.push((name, process));
+                .args(rest)
+                .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+                // None that looks at prompts, for there is one worker.
+                .args(["--policy", "round_robin", "--log-level", "error"])
+                .args(["--prometheus-host", "127.0.0.1"])
+                .args(["--prometheus-port", &ports::free()?.to_string()])
+                .args([
+                    "--worker-urls",
+                    &format!("http://127.0.0.1:{}", self.upstream),
+                ]);
+            self.add(name, port, "none", command, scratch).await?;
+            self.answers().await?;
+        }
+        Ok(())
+    }
+
+    /// Its HTTP gateway, without a database.
+    async fn tensorzero(&mut self, python: &Path, scratch: &Scratch) -> Result<()> {
+        let upstream = self.upstream;
+        let config = scratch.file("tensorzero.toml");
+        let text = format!(
+            "[gateway]\nobservability.enabled = false\n[models.big]\nrouting = [\"upstream\"]\n\
+             [models.big.providers.upstream]\ntype = \"openai\"\nmodel_name = \"big\"\n\
+             api_base = \"http://127.0.0.1:{upstream}/v1/\"\napi_key_location = \"none\"\n"
+        );
+        std::fs::write(&config, text)?;
+        let mut command = Command::new(python);
+        command
+            .args(["-c", TENSORZERO])
+            .arg(&config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = Process::start("tensorzero", &mut command, scratch)?;
+        let ready = tokio::time::timeout(PATIENCE, process.ready()).await;
+        let ready = ready.context("tensorzero does not get ready")??;
+        let url = ready
+            .strip_prefix("http://")
+            .and_then(|url| url.split_once('/'));
+        let (address, path) = url.with_context(|| format!("tensorzero said READY {ready}"))?;
+        self.targets.push(Target {
+            name: "tensorzero".into(),
+            address: address.into(),
+            path: format!("/{path}/chat/completions"),
+            model: "tensorzero::model_name::big".into(),
+            key: "none".into(),
+        });
+        self.processes.push(("tensorzero", process));
+        self.answers().await
+    }
+
+    /// Waits until the last one answers: some listen before they know their upstream.
+    async fn answers(&self) -> Result<()> {
+        let target = self.targets.last().context("there is nobody")?;
+        let deadline = Instant::now() + PATIENCE;
+        while load(&target.ask(false), 1, Duration::from_millis(1))
+            .await?
+            .failed
+            > 0
+        {
+            if Instant::now() > deadline {
+                bail!("{} does not answer", target.name);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
     }
@@ -194,18 +239,55 @@ impl Servers {
 
     /// The resident memory of each, in KiB.
     pub(super) fn memory(&self) -> Result<Vec<(&'static str, u64)>> {
-        let resident = |id: u32| -> Result<u64> {
-            let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let number = line.and_then(|line| line.split_whitespace().next());
-            Ok(number.context("no VmRSS")?.parse()?)
-        };
         let alive = self
             .processes
             .iter()
             .filter_map(|(name, process)| Some((*name, process.id()?)));
         alive.map(|(name, id)| Ok((name, resident(id)?))).collect()
     }
+}
+
+/// With a key of a project that has limits of every kind, and a price.
+async fn forebay(
+    binary: &Path,
+    name: &'static str,
+    durability: &str,
+    upstream: u16,
+    scratch: &Scratch,
+) -> Result<(Target, Process)> {
+    let rest = format!(
+        "[ledger]\ndurability = \"{durability}\"\n\
+         [[worker]]\nname = \"instant\"\nengine = \"remote\"\nurl = \"http://127.0.0.1:{upstream}\"\nmodels = [\"big\", \"{HELD}\"]\nslots = 1024\n\
+         [[model]]\nname = \"big\"\nprice = {{ prompt = \"0.1\", completion = \"0.2\" }}\n\
+         [[model]]\nname = \"{HELD}\"\n"
+    );
+    let gateway = Gateway::start(binary, name, &rest, scratch).await?;
+    let limits = [
+        "--requests-per-minute",
+        "100000000",
+        "--tokens-per-minute",
+        "100000000000",
+        "--concurrent",
+        "100000",
+        "--budget-month",
+        "100000000",
+    ];
+    let target = Target {
+        name: name.into(),
+        address: format!("127.0.0.1:{}", gateway.port),
+        path: PATH.into(),
+        model: "big".into(),
+        key: gateway.project("bench", &limits).await?,
+    };
+    Ok((target, gateway.process))
+}
+
+/// What a process has resident, in KiB.
+pub(super) fn resident(id: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.context("no VmRSS")?.parse()?)
 }
 
 /// nginx as a plain reverse proxy that keeps its connections and passes streams on as they come.

@@ -23,8 +23,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 
+use super::Options;
 use super::connections::{Body, Idle, KEEP_IDLE};
-use super::{Options, Tls};
 use crate::types::Endpoint;
 
 /// A connection of HTTP/2 that says nothing for so long is asked whether it still lives, and has as long to answer.
@@ -76,7 +76,7 @@ impl Client {
             timeout: options.timeouts.connect,
         };
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(&options.tls)?)
+            .with_tls_config(tls(options)?)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(dial.clone());
@@ -237,12 +237,19 @@ pub(super) fn port(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(usual)
 }
 
-fn tls(files: &Tls) -> Result<ClientConfig, String> {
+fn tls(options: &Options) -> Result<ClientConfig, String> {
+    let files = &options.tls;
+    let mut urls = [Some(&options.url), options.metrics_url.as_ref()]
+        .into_iter()
+        .flatten();
+    let is_used = urls.any(|url| url.scheme() == Some(&Scheme::HTTPS));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let builder = match &files.ca {
+        // The system's certificates are many, and each worker would have them.
+        None if !is_used => builder.with_root_certificates(RootCertStore::empty()),
         None => builder
             .try_with_platform_verifier()
             .map_err(|error| error.to_string())?,

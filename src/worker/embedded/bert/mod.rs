@@ -155,3 +155,60 @@ impl Worker for Bert {
         answer.await.map_err(ended)?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Input, Precision};
+
+    /// Pairs that belong together, of a kind that `auto` is asked.
+    const TEXTS: [&str; 8] = [
+        "The trash rack is clogged and the turbine loses head.",
+        "How do I clean leaves off the intake screen of a small power station?",
+        "My sourdough does not rise in the cold kitchen.",
+        "Which flour makes a bread dough proof faster?",
+        "The dog limps on its front left leg since yesterday.",
+        "Our cat does not eat and hides under the bed; should a vet see her?",
+        "Please refund the two train tickets that I bought twice.",
+        "Is my railway pass valid on the night express to the coast?",
+    ];
+
+    fn model() -> Model {
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+        let folder = home.join(".cache/forebay/models/all-minilm-l6-v2");
+        Model::load(&folder).expect("all-minilm-l6-v2 is brought by `make setup-models`")
+    }
+
+    fn vectors(model: &Model, precision: Precision) -> Vec<Vec<f32>> {
+        let inputs: Vec<_> = TEXTS.map(|text| Input::Text(text.into())).into();
+        let rows = model.tokens.rows(&inputs, || false).unwrap();
+        let vectors = model.encoder.compute(&rows, precision).unwrap();
+        let finish = |vector| model.encoder.finish(vector, None);
+        vectors.into_iter().map(finish).collect()
+    }
+
+    fn cosine(one: &[f32], other: &[f32]) -> f32 {
+        one.iter().zip(other).map(|(one, other)| one * other).sum()
+    }
+
+    #[test]
+    fn in_integers_the_same_texts_are_near_each_other() {
+        let model = model();
+        let full = vectors(&model, Precision::Full);
+        let approximate = vectors(&model, Precision::Approximate);
+        for (text, (one, other)) in TEXTS.iter().zip(full.iter().zip(&approximate)) {
+            let apart = 1.0 - cosine(one, other);
+            assert!(apart < 0.01, "{apart} apart: {text}");
+            // And not by way of the floats.
+            assert!(one != other);
+        }
+        for vectors in [full, approximate] {
+            for (place, vector) in vectors.iter().enumerate() {
+                let others = (0..TEXTS.len()).filter(|other| *other != place);
+                let near = |other: &usize| cosine(vector, &vectors[*other]);
+                let nearest = others.max_by(|one, other| near(one).total_cmp(&near(other)));
+                assert_eq!(nearest, Some(place ^ 1), "{}", TEXTS[place]);
+            }
+        }
+    }
+}
