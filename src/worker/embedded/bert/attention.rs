@@ -10,7 +10,14 @@ use super::linear::eight_at_a_time;
 
 /// `three` has a row for each token: queries, keys and values, each of them head by head. Of each head and each of the
 /// `texts`, which are rows that stand one below another, the values by how much their keys match the queries.
-pub(super) fn look(three: &[f32], heads: usize, texts: &[Range<usize>]) -> Vec<f32> {
+///
+/// # Errors
+/// They don't lie in it.
+pub(super) fn look(
+    three: &[f32],
+    heads: usize,
+    texts: &[Range<usize>],
+) -> Result<Vec<f32>, String> {
     let tokens = texts.last().map_or(0, |last| last.end);
     let hidden = three.len() / 3 / tokens.max(1);
     let numbers = hidden / heads;
@@ -24,9 +31,9 @@ pub(super) fn look(three: &[f32], heads: usize, texts: &[Range<usize>]) -> Vec<f
             three.get(start..).unwrap_or_default(),
             [3 * hidden, 1],
         )
-        .expect("the part lies in its matrix")
+        .map_err(|error| error.to_string())
     };
-    let of_head = |head: usize| {
+    let of_head = |head: usize| -> Result<Vec<f32>, String> {
         let mut seen = vec![0.0; tokens * numbers];
         let mut matches = Vec::new();
         for text in texts {
@@ -34,27 +41,33 @@ pub(super) fn look(three: &[f32], heads: usize, texts: &[Range<usize>]) -> Vec<f
             matches.clear();
             matches.resize(width * width, 0.0);
             // A row for each query.
-            let keys = part(1, head, text);
-            product(&mut matches, scale, part(0, head, text), keys.transposed());
+            let keys = part(1, head, text)?;
+            product(&mut matches, scale, part(0, head, text)?, keys.transposed())?;
             matches.chunks_exact_mut(width.max(1)).for_each(softmax);
             let matches = NdTensorView::from_data([width, width], matches.as_slice());
             let seen = &mut seen[text.start * numbers..text.end * numbers];
-            product(seen, 1.0, matches, part(2, head, text));
+            product(seen, 1.0, matches, part(2, head, text)?)?;
         }
-        seen
+        Ok(seen)
     };
-    let seen: Vec<Vec<f32>> = (0..heads).into_par_iter().map(of_head).collect();
+    let seen: Result<Vec<_>, _> = (0..heads).into_par_iter().map(of_head).collect();
+    let seen = seen?;
     let mut out = Vec::with_capacity(tokens * hidden);
     for token in 0..tokens {
         for head in &seen {
             out.extend_from_slice(&head[token * numbers..][..numbers]);
         }
     }
-    out
+    Ok(out)
 }
 
 /// `scale` times `left` times `right`.
-fn product(out: &mut [f32], scale: f32, left: Matrix<'_, f32>, right: Matrix<'_, f32>) {
+fn product(
+    out: &mut [f32],
+    scale: f32,
+    left: Matrix<'_, f32>,
+    right: Matrix<'_, f32>,
+) -> Result<(), String> {
     let options = GemmOptions {
         alpha: scale,
         ..GemmOptions::default()
@@ -62,7 +75,7 @@ fn product(out: &mut [f32], scale: f32, left: Matrix<'_, f32>, right: Matrix<'_,
     let (left, right) = (GemmInputA::Unpacked(left), GemmInputB::Unpacked(right));
     GemmExecutor::<f32>::new()
         .gemm(out, left, right, options)
-        .expect("the sizes fit each other");
+        .map_err(|error| error.to_string())
 }
 
 /// Shares of one, by their exponents.
@@ -90,7 +103,7 @@ mod tests {
         let number = |kind, head, column, token| {
             three[token * 3 * hidden + kind * hidden + head * width + column]
         };
-        let out = look(&three, heads, &texts);
+        let out = look(&three, heads, &texts).unwrap();
         assert_eq!(out.len(), 3 * hidden);
         for (place, found) in out.iter().enumerate() {
             let (token, head, column) = (place / hidden, place % hidden / width, place % width);
@@ -110,6 +123,6 @@ mod tests {
                 "head {head}, column {column}, token {token}: {found}, {expected}"
             );
         }
-        assert_eq!(look(&[], heads, &[]), Vec::<f32>::new());
+        assert_eq!(look(&[], heads, &[]), Ok(Vec::new()));
     }
 }

@@ -3,7 +3,7 @@
 //! Each token's numbers, and each output's weights, are rounded to steps of their own (arXiv 2206.01861).
 
 use rayon::prelude::*;
-use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+use rten_gemm::{GemmError, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 use rten_tensor::NdTensorView;
 
 /// The largest size of a weight. Not 127: x86 without VNNI adds two products of a number and a weight in 16 bits, with
@@ -61,7 +61,12 @@ impl Int8 {
     }
 
     /// Tokens x outputs, row by row, of tokens x inputs.
-    pub(super) fn forward(&self, tokens: &[f32], bias: &[f32], out: &mut [f32]) {
+    pub(super) fn forward(
+        &self,
+        tokens: &[f32],
+        bias: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), GemmError> {
         let inputs = self.weight.rows();
         let rounded = Rounded::new(tokens, inputs);
         let numbers = NdTensorView::from_data([rounded.scales.len(), inputs], &*rounded.numbers);
@@ -72,8 +77,7 @@ impl Int8 {
         let mut sums = vec![0; out.len()];
         // Without the tokens' numbers for 0: rten-gemm 0.25 takes those of a block's first few tokens for all of it.
         PRODUCTS
-            .with(|products| products.gemm(&mut sums, numbers, weight, GemmOptions::default()))
-            .expect("the sizes are those of the weights");
+            .with(|products| products.gemm(&mut sums, numbers, weight, GemmOptions::default()))?;
         let width = self.outputs.len().max(1);
         out.par_chunks_mut(width)
             .zip(sums.par_chunks(width))
@@ -91,6 +95,7 @@ impl Int8 {
                     *out = sum * (step * output.step) + bias;
                 }
             });
+        Ok(())
     }
 }
 
@@ -157,7 +162,7 @@ mod tests {
             let bias = numbers(3, outputs);
             let int8 = Int8::new(&weight, inputs);
             let mut out = vec![7.0; outputs * tokens];
-            int8.forward(&states, &bias, &mut out);
+            int8.forward(&states, &bias, &mut out).unwrap();
             for (place, found) in out.iter().enumerate() {
                 let (token, row) = (place / outputs, place % outputs);
                 let weight = &weight[row * inputs..][..inputs];
@@ -189,7 +194,8 @@ mod tests {
         for sign in [1.0, -1.0] {
             let int8 = Int8::new(&vec![sign * 0.5; inputs * outputs], inputs);
             let mut out = vec![0.0; outputs * tokens];
-            int8.forward(&vec![3.0; inputs * tokens], &[0.0; 40], &mut out);
+            int8.forward(&vec![3.0; inputs * tokens], &[0.0; 40], &mut out)
+                .unwrap();
             let expected = sign * 0.5 * 3.0 * 64.0;
             assert!(
                 out.iter().all(|found| (found - expected).abs() < 1e-3),
@@ -207,12 +213,13 @@ mod tests {
             &[0.0, 0.0, 0.0, 0.0, 1.0, -2.0, 3.0, 4.0],
             &[0.5; 3],
             &mut out,
-        );
+        )
+        .unwrap();
         assert_eq!(out, [0.5; 6]);
         let int8 = Int8::new(&[1.0, -1.0], 2);
         let mut out = [1.0; 1];
-        int8.forward(&[0.0, 0.0], &[0.25], &mut out);
+        int8.forward(&[0.0, 0.0], &[0.25], &mut out).unwrap();
         assert_eq!(out, [0.25]);
-        int8.forward(&[f32::NAN, 1.0], &[0.25], &mut out);
+        int8.forward(&[f32::NAN, 1.0], &[0.25], &mut out).unwrap();
     }
 }

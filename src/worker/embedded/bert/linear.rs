@@ -3,7 +3,9 @@
 use std::f32::consts::FRAC_1_SQRT_2;
 
 use rayon::prelude::*;
-use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+use rten_gemm::{
+    BiasVector, GemmError, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix,
+};
 use rten_tensor::NdTensorView;
 use serde::Deserialize;
 use wide::f32x8;
@@ -68,7 +70,11 @@ impl Linear {
     }
 
     /// Tokens x outputs, row by row, of tokens x inputs.
-    pub(super) fn forward(&self, tokens: &[f32], precision: Precision) -> Vec<f32> {
+    pub(super) fn forward(
+        &self,
+        tokens: &[f32],
+        precision: Precision,
+    ) -> Result<Vec<f32>, GemmError> {
         let inputs = self.full.rows();
         let mut out = vec![0.0; tokens.len() / inputs * self.bias.len()];
         match precision {
@@ -80,18 +86,16 @@ impl Linear {
                     bias: Some(BiasVector::Row(&self.bias)),
                     ..GemmOptions::default()
                 };
-                GemmExecutor::<f32>::new()
-                    .gemm(&mut out, tokens, weight, options)
-                    .expect("the sizes are those of the weights");
+                GemmExecutor::<f32>::new().gemm(&mut out, tokens, weight, options)?;
             }
-            Precision::Approximate => self.int8.forward(tokens, &self.bias, &mut out),
+            Precision::Approximate => self.int8.forward(tokens, &self.bias, &mut out)?,
         }
         if let Some(activation) = self.activation {
             out.par_chunks_mut(self.bias.len().max(1))
                 .with_min_len(LEAST_TOKENS)
                 .for_each(|token| activation.bend(token));
         }
-        out
+        Ok(out)
     }
 }
 
@@ -163,6 +167,7 @@ mod tests {
             linear.forward(&states, Precision::Full),
             pool.install(|| linear.forward(&states, Precision::Full)),
         ] {
+            let out = out.unwrap();
             assert_eq!(out.len(), tokens * outputs);
             for (place, found) in out.iter().enumerate() {
                 let (token, row) = (place / outputs, place % outputs);
@@ -173,7 +178,7 @@ mod tests {
             }
         }
         for precision in [Precision::Full, Precision::Approximate] {
-            assert_eq!(linear.forward(&[], precision), Vec::<f32>::new());
+            assert_eq!(linear.forward(&[], precision).unwrap(), Vec::<f32>::new());
         }
     }
 

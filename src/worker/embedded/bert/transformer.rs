@@ -118,7 +118,7 @@ impl Transformer {
         }
         self.norm.apply(&mut states);
         for layer in &self.layers {
-            layer.apply(&mut states, self.heads, &places, precision);
+            layer.apply(&mut states, self.heads, &places, precision)?;
         }
         Ok(states)
     }
@@ -156,14 +156,19 @@ impl Layer {
         heads: usize,
         texts: &[Range<usize>],
         precision: Precision,
-    ) {
-        let three = self.attention.forward(states, precision);
-        let seen = attention::look(&three, heads, texts);
-        let joined = self.joined.forward(&seen, precision);
+    ) -> Result<(), String> {
+        let forward = |linear: &Linear, states: &[f32]| {
+            let out = linear.forward(states, precision);
+            out.map_err(|error| error.to_string())
+        };
+        let three = forward(&self.attention, states)?;
+        let seen = attention::look(&three, heads, texts)?;
+        let joined = forward(&self.joined, &seen)?;
         self.attention_norm.add(states, &joined);
-        let wide = self.wide.forward(states, precision);
-        let narrow = self.narrow.forward(&wide, precision);
+        let wide = forward(&self.wide, states)?;
+        let narrow = forward(&self.narrow, &wide)?;
         self.norm.add(states, &narrow);
+        Ok(())
     }
 }
 
