@@ -120,6 +120,7 @@ impl Drop for Process {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
+            #[expect(clippy::disallowed_methods, reason = "a drop can't wait otherwise")]
             std::thread::sleep(Duration::from_millis(10));
         }
     }
