@@ -64,7 +64,7 @@ lint: setup-tools deny ## rustfmt, clippy without warnings, cargo-deny; Cargo.lo
 	cargo clippy $(PROFILE) --workspace --all-targets --locked -- -D warnings
 
 .PHONY: bench
-bench: bench-proxy bench-fairness bench-ledger bench-engine ## All benches, as tables (about 20 minutes)
+bench: bench-proxy bench-rates bench-fairness bench-ledger bench-engine ## All benches, as tables (about 20 minutes)
 
 .PHONY: bench-engine
 bench-engine: setup-models setup-bench ## The engine beside llama.cpp's own server (about 15 minutes)
@@ -75,12 +75,12 @@ bench-ledger: setup-tools setup-postgres ## Charges a second, and what they add 
 	cargo bench --bench ledger
 
 .PHONY: bench-proxy
-bench-proxy: build ## What Forebay adds to an upstream that takes no time, beside nginx and, after bench-peers, others (3 to 6 minutes)
+bench-proxy: build ## What Forebay adds to an upstream that takes no time, beside nginx and, after bench-peers, others (2 to 4 minutes)
 	@deploy/setup/nginx $(TOOLS)
 	cargo run $(PROFILE) -p loadtest -- proxy --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PEERS) $(PROXY)
 
 .PHONY: bench-rates
-bench-rates: build ## Time of a request at rising rates, beside the same, with a chart in rates.svg (2 to 3 minutes)
+bench-rates: build ## Time of a request at rising rates, beside the same, with a chart in rates.svg (about a minute)
 	@deploy/setup/nginx $(TOOLS)
 	cargo run $(PROFILE) -p loadtest -- rates --forebay-bin $(BIN) --nginx-bin $(TOOLS)/usr/sbin/nginx $(PEERS) --svg rates.svg $(RATES)
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, future};
 use loadtest::ports;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::{CHAT, EMBEDDINGS, Joined, KEY, Server, chat, forebay, root};
 
@@ -305,6 +307,26 @@ async fn the_server_asks_for_what_it_needs_of_its_process() {
         arguments[1..],
         ["serve", "--config", "config/quickstart.toml"]
     );
+}
+
+#[tokio::test]
+async fn who_does_not_say_what_he_wants_in_time_is_cut_off() {
+    let settings = [("FOREBAY_SERVER__HEADER_READ_TIMEOUT_S", "1")];
+    let server = Server::start_with(&settings).await;
+    let address = server.url.strip_prefix("http://").unwrap();
+    for begun in ["", "PRI * HTTP/2.0\r\n", "GET /health HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        let end = stream.read_to_end(&mut said);
+        let end = tokio::time::timeout(Duration::from_secs(60), end).await;
+        // What was sent and not read makes it a reset.
+        let is_closed = match end.expect("it is still open") {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        assert!(is_closed && said.is_empty(), "{begun:?}");
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ pub(super) const HELD: &str = "held";
 struct Answers {
     /// Some gateways ask for it, and serve nothing else.
     models: Vec<u8>,
+    /// What a request says that asks for [`HELD`].
+    held: Vec<u8>,
     whole: Vec<u8>,
     /// The head and each frame, as a model server writes them one after another.
     stream: Vec<Vec<u8>>,
@@ -49,7 +51,7 @@ async fn connection(mut stream: TcpStream, answers: &Answers) -> Result<()> {
         };
         if buffer.starts_with(b"GET") {
             stream.write_all(&answers.models).await?;
-        } else if memmem::find(&buffer[..length], b"\"model\":\"held\"").is_some() {
+        } else if memmem::find(&buffer[..length], &answers.held).is_some() {
             for frame in &answers.stream {
                 stream.write_all(frame).await?;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -109,6 +111,7 @@ impl Answers {
         stream.push(b"0\r\n\r\n".to_vec());
         Self {
             models: json(models),
+            held: format!(r#""model":"{HELD}""#).into_bytes(),
             whole: json(body),
             stream,
         }

@@ -177,6 +177,8 @@ fn print(machine: &Machine, points: &[Point]) -> Result<()> {
 
 /// A line for each target: half of its requests were as quick, and a thinner one: 99 of 100 were.
 fn draw(file: &Path, points: &[Point]) -> Result<()> {
+    // Where nothing was answered there is no time.
+    let points: Vec<_> = points.iter().filter(|point| point.p50_us > 0).collect();
     let rates = points.iter().map(|point| f64::from(point.offered));
     let (least, most) = bounds(rates).context("there is nothing to draw")?;
     let times = points.iter().flat_map(|point| [point.p50_us, point.p99_us]);
@@ -201,7 +203,7 @@ fn draw(file: &Path, points: &[Point]) -> Result<()> {
         .y_desc("milliseconds: p50, and p99 in thin lines")
         .draw()?;
     let mut names: Vec<&str> = Vec::new();
-    for point in points {
+    for point in &points {
         if !names.contains(&point.target.as_str()) {
             names.push(&point.target);
         }
@@ -265,6 +267,7 @@ mod tests {
             point("a gateway", 250, 240),
             point("nginx", 4000, 180),
             point("a gateway", 4000, 900),
+            point("one that fails", 4000, 0),
         ];
         draw(&file, &points).unwrap();
         let chart = fs::read_to_string(&file).unwrap();
@@ -272,6 +275,7 @@ mod tests {
         for text in ["nginx", "a gateway", "requests a second", "#E69F00"] {
             assert!(chart.contains(text), "no {text:?}");
         }
-        assert!(draw(&file, &[]).is_err());
+        assert!(!chart.contains("one that fails"));
+        assert!(draw(&file, &[point("one that fails", 250, 0)]).is_err());
     }
 }
