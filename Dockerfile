@@ -19,8 +19,8 @@ RUN if [ -n "$TARGET_CPU" ]; then \
 # each CPU: kernels of one never end up in an image for another.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,id=forebay-${TARGET_CPU} \
-    cargo build --release --locked \
-    && install -D --strip target/release/forebay /out/forebay
+    cargo build --profile dist --locked \
+    && install -D --strip target/dist/forebay /out/forebay
 
 FROM debian:bookworm-slim AS runtime
 

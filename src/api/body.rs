@@ -95,6 +95,11 @@ fn unread(error: &BytesRejection) -> ApiError {
 /// The error names the field that is wrong. Keys that stand twice are wrong too: of two values one would
 /// be authorised, and the other run.
 pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
+    // To know the place costs as much again, and most bodies are right.
+    serde_json::from_slice(bytes).or_else(|_| decode_with_place(bytes))
+}
+
+fn decode_with_place<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

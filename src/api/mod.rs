@@ -4,6 +4,7 @@ mod asked;
 mod auth;
 mod azure;
 mod body;
+mod cors;
 mod error;
 mod health;
 mod inside;

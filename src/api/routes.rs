@@ -1,18 +1,16 @@
 //! All routes in one list, all layers in another.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use http::{HeaderName, HeaderValue};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
+use super::cors::ForPages;
 use super::error::ApiError;
 use super::openai::{
     batches, chat, completions, embeddings, files, models, route, tokens, uploads,
@@ -21,33 +19,6 @@ use super::organization::{
     admin_keys, audit, costs, keys, models as verticals, projects, queue, rate_limits, usage,
 };
 use super::{Api, azure, health, openapi, request_id};
-
-/// What pages may read of an answer's head.
-const EXPOSED: [&str; 21] = [
-    "idempotent-replayed",
-    "retry-after",
-    "x-forebay-budget-warning",
-    "x-forebay-cut-by",
-    "x-forebay-guard",
-    "x-forebay-model",
-    "x-forebay-queue-ms",
-    "x-forebay-revision",
-    "x-forebay-route-by",
-    "x-forebay-route-ms",
-    "x-forebay-route-nearest",
-    "x-forebay-route-score",
-    "x-forebay-served-by",
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-limit-tokens",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-remaining-tokens",
-    "x-ratelimit-reset-requests",
-    "x-ratelimit-reset-tokens",
-    "x-request-id",
-    "x-should-retry",
-];
-/// For how long a browser needs not ask again.
-const PREFLIGHT: Duration = Duration::from_secs(3600);
 
 /// Everything that clients reach, and what the document says of it. Each handler names its path.
 fn table() -> OpenApiRouter<Arc<Api>> {
@@ -153,24 +124,9 @@ pub fn gateway_routes(api: Arc<Api>, edge: &Edge) -> axum::Router {
     let routes = match edge.cors_origins.as_slice() {
         [] => routes,
         // Browsers ask first whether they may, without a key, and read errors as well.
-        origins => routes.layer(cors(origins)),
+        origins => routes.layer(ForPages::from_origins(origins)),
     };
     azure::beside(routes)
-}
-
-fn cors(origins: &[String]) -> CorsLayer {
-    let origins = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        let values = origins.iter().filter_map(|origin| origin.parse().ok());
-        AllowOrigin::list(values.collect::<Vec<HeaderValue>>())
-    };
-    CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods(AllowMethods::mirror_request())
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED.map(HeaderName::from_static))
-        .max_age(PREFLIGHT)
 }
 
 /// What Prometheus reaches.

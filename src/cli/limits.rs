@@ -98,7 +98,7 @@ impl LimitChange {
         }
         let set = LimitSet {
             scope,
-            id,
+            id: id.into(),
             model: self.model,
             limits,
         };

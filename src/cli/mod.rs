@@ -92,7 +92,7 @@ enum ModelCommand {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    init_logs();
+    let _logs = init_logs();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -183,7 +183,7 @@ impl Flight {
         {
             self.metrics.ledger.pending.inc();
             permit.send(Command::Book(Box::new(Booking::new(
-                charge,
+                (charge, self.open.has_row()),
                 Vec::new(),
                 None,
             ))));
@@ -224,15 +224,17 @@ impl Flight {
         }
         let costs = (charge.state == State::Settled).then_some((charge.usage, charge.amount));
         let releases = self.releases(costs);
+        let has_row = self.open.has_row();
         if self.ledger.keep(&charge) {
             self.metrics.ledger.pending.inc();
-            permit.send(Command::Book(Box::new(Booking::kept(charge, releases))));
+            let booking = Booking::kept((charge, has_row), releases);
+            permit.send(Command::Book(Box::new(booking)));
             self.due = costs;
             self.spend();
             return Ok(());
         }
         let (ack, booked) = oneshot::channel();
-        let booking = Booking::new(charge, releases, Some(ack));
+        let booking = Booking::new((charge, has_row), releases, Some(ack));
         let forgiven = Arc::clone(&booking.forgiven);
         self.metrics.ledger.pending.inc();
         permit.send(Command::Book(Box::new(booking)));
@@ -327,7 +329,9 @@ impl Drop for Flight {
         let charge = self.charge(usage, amount, state, Outcome::Cancelled);
         if let Some(permit) = self.end() {
             self.metrics.ledger.pending.inc();
-            let booking = if self.ledger.keep(&charge) {
+            let kept = self.ledger.keep(&charge);
+            let charge = (charge, self.open.has_row());
+            let booking = if kept {
                 Booking::kept(charge, releases)
             } else {
                 Booking::new(charge, releases, None)

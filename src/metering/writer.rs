@@ -53,16 +53,19 @@ pub(super) struct Booking {
     releases: Vec<Release>,
     /// It survives this process already.
     kept: bool,
+    /// There is, or may be, an `in_flight` row of its attempt.
+    has_row: bool,
 }
 
 impl Booking {
     pub(super) fn new(
-        charge: Charge,
+        (charge, has_row): (Charge, bool),
         releases: Vec<Release>,
         ack: Option<oneshot::Sender<bool>>,
     ) -> Self {
         Self {
             charge,
+            has_row,
             since: Instant::now(),
             releases,
             ack,
@@ -72,7 +75,7 @@ impl Booking {
     }
 
     /// One that the ledger keeps already, so that nobody waits for its commit.
-    pub(super) fn kept(charge: Charge, releases: Vec<Release>) -> Self {
+    pub(super) fn kept(charge: (Charge, bool), releases: Vec<Release>) -> Self {
         Self {
             kept: true,
             ..Self::new(charge, releases, None)
@@ -159,6 +162,10 @@ impl Writer {
             match command {
                 Command::Book(booking) => {
                     let event = booking.charge.event_id;
+                    if booking.has_row {
+                        let flown = &booking.charge.flown;
+                        batch.ended.push((flown.request, flown.attempt));
+                    }
                     batch.charges.push(booking.charge);
                     let releases = booking.releases.into_iter();
                     batch
@@ -167,7 +174,7 @@ impl Writer {
                     forgiven.push(booking.forgiven);
                     waiting.push((booking.ack, booking.since));
                 }
-                Command::Void(request, attempt) => batch.voids.push((request, attempt)),
+                Command::Void(request, attempt) => batch.ended.push((request, attempt)),
             }
         }
         if batch.is_empty() && !self.lease.beat_is_due() {

@@ -192,6 +192,7 @@ fn checkpoint(flown: &Arc<Flown>, usage: Usage) -> LedgerBatch {
 
 fn book(charge: Charge) -> LedgerBatch {
     LedgerBatch {
+        ended: vec![(charge.flown.request, charge.flown.attempt)],
         charges: vec![charge],
         ..LedgerBatch::default()
     }

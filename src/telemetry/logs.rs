@@ -1,9 +1,15 @@
+mod gather;
+mod line;
+
 use tracing::field::{Field, Visit};
+use tracing::subscriber::Interest;
 use tracing::{Event, Metadata};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
+
+use gather::Gather;
 
 /// What llama.cpp says of a step that it was told to break off, as if it were a failure.
 const BROKEN_OFF: [&str; 4] = [
@@ -19,6 +25,10 @@ struct Surprising;
 impl<S> Filter<S> for Surprising {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
+    }
+
+    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::always()
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
@@ -43,11 +53,19 @@ impl Visit for Words {
     }
 }
 
+/// Dropped at the process's end, so that its last lines are written.
+pub struct Logs {
+    _gather: Option<Gather>,
+}
+
 /// Logs as JSON lines on stderr, or as text where `FOREBAY_LOG_FORMAT=text` or stderr is a terminal.
 ///
 /// `RUST_LOG` chooses what is logged; the default is `info`. The HTTP libraries' own lines stay at `warn`:
 /// what they log at lower levels may hold bodies.
-pub fn init_logs() {
+///
+/// Lines of JSON gather for up to 50 ms, unless they tell of trouble.
+#[must_use]
+pub fn init_logs() -> Logs {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .from_env_lossy();
@@ -60,14 +78,16 @@ pub fn init_logs() {
         Ok("json") => false,
         _ => std::io::IsTerminal::is_terminal(&std::io::stderr()),
     };
-    let base = fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let layer = if text {
-        base.boxed()
-    } else {
-        base.json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .boxed()
+    let gather = (!text).then(|| Gather::new(std::io::stderr()));
+    let layer = match &gather {
+        None => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .boxed(),
+        Some(gather) => fmt::layer()
+            .event_format(line::Json)
+            .with_writer(gather.writer())
+            .boxed(),
     };
     let started = tracing_subscriber::registry()
         .with(filter)
@@ -88,4 +108,5 @@ pub fn init_logs() {
             "panicked"
         );
     }));
+    Logs { _gather: gather }
 }

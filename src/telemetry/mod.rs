@@ -5,7 +5,7 @@
 mod logs;
 mod metrics;
 
-pub use logs::init_logs;
+pub use logs::{Logs, init_logs};
 pub use metrics::{
     LedgerMetrics, MemberMetrics, MembersMetrics, Metrics, PoolMetrics, VerticalMetrics,
     WorkerMetrics, WorkerReading,

@@ -111,7 +111,8 @@ impl RequestId {
     /// The 32 hex digits, without the prefix.
     #[must_use]
     pub fn simple(&self) -> String {
-        self.0.simple().to_string()
+        let mut digits = Uuid::encode_buffer();
+        self.0.simple().encode_lower(&mut digits).to_owned()
     }
 }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Class, Money};
@@ -40,7 +42,7 @@ pub struct LimitSet {
     /// Of what.
     pub scope: Scope,
     /// The id of the organisation, project or key.
-    pub id: String,
+    pub id: Arc<str>,
     /// The model that they are for; all models together, where there is none.
     pub model: Option<String>,
     /// The numbers.

@@ -143,10 +143,10 @@ pub trait TenantStore: Send + Sync {
 pub struct LedgerBatch {
     /// Rows of `in_flight` to be put in or renewed.
     pub checkpoints: Vec<Checkpoint>,
-    /// Rows of `charge` to be added; the `in_flight` row of each goes.
+    /// Rows of `charge` to be added.
     pub charges: Vec<Charge>,
-    /// Attempts that turned out to be nothing: their `in_flight` rows go.
-    pub voids: Vec<(RequestId, u32)>,
+    /// Attempts that are over, of which no `in_flight` row is to stay. Most never had one.
+    pub ended: Vec<(RequestId, u32)>,
     /// What the charge of an event takes off this replica's slices of limits: once, when it is booked to be paid.
     pub releases: Vec<(Uuid, Release)>,
 }
@@ -155,7 +155,7 @@ impl LedgerBatch {
     /// Whether there is nothing to be written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.checkpoints.is_empty() && self.charges.is_empty() && self.voids.is_empty()
+        self.checkpoints.is_empty() && self.charges.is_empty() && self.ended.is_empty()
     }
 }
 

@@ -121,6 +121,33 @@ def test_several_calls_in_two_answers_are_put_together_as_they_are_in_whole_ones
     assert all(name == "weather" for calls in said.values() for name, _ in calls)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_call_that_the_model_makes_of_itself_is_held_to_a_strict_schema(client, strict):
+    tool = function("weather", Weather)
+    tool["function"]["strict"] = strict
+    messages = []
+    # It goes on as it seems to have begun: with whatever city is asked for.
+    for city in ["Rome", "Lima", "Cairo"]:
+        arguments = json.dumps({"city": city, "unit": "celsius"})
+        call = {"id": f"call_{city}", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+        messages += user(f"What is the weather in {city}?") + [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "sunny"},
+            {"role": "assistant", "content": f"It is sunny in {city}."},
+        ]
+    messages += user("What is the weather in Madrid?")
+    answer = client.chat.completions.create(
+        model=CHAT, messages=messages, tools=[tool], max_tokens=60, temperature=0, parallel_tool_calls=False
+    )
+    [choice] = answer.choices
+    assert choice.finish_reason == "tool_calls", choice.message.content
+    [call] = choice.message.tool_calls
+    if strict:
+        Weather.model_validate_json(call.function.arguments)
+    else:
+        assert json.loads(call.function.arguments)["city"] == "Madrid"
+
+
 def test_the_sdks_own_stream_puts_a_call_together(client):
     with client.chat.completions.stream(**asked(NAMED)) as stream:
         [choice] = stream.get_final_completion().choices

@@ -158,7 +158,11 @@ async fn relayed(body: Bytes, mut answer: Source) -> Result<Response, ApiError> 
     match answer.next().await {
         Some(Ok(Event::End { .. })) => {
             let json = HeaderValue::from_static("application/json");
-            Ok(([(header::CONTENT_TYPE, json)], body).into_response())
+            let mut response = Response::new(Body::from(body));
+            // All that will stand there, so that it need not grow.
+            *response.headers_mut() = HeaderMap::with_capacity(2 * HEADERS);
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            Ok(response)
         }
         Some(Err(error)) => Err(gateway::Error::from(error).into()),
         Some(Ok(_)) | None => Err(ApiError::internal()),

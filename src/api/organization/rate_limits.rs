@@ -79,7 +79,7 @@ pub(in crate::api) async fn modify(
     let before = sets.into_iter().find(|set| set.model == model);
     let set = LimitSet {
         scope: Scope::Project,
-        id: project.id.as_str().to_owned(),
+        id: project.id.as_str().into(),
         model,
         limits: changed(before.map(|set| set.limits).unwrap_or_default(), body)?,
     };

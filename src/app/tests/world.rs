@@ -464,7 +464,7 @@ pub(super) fn limits(caller: &Caller) -> [LimitSet; 2] {
     ]
     .map(|(scope, id, limits)| LimitSet {
         scope,
-        id,
+        id: id.into(),
         model: None,
         limits,
     })

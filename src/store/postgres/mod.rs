@@ -125,6 +125,17 @@ async fn loosen(connection: &mut Connection, store: &Postgres) -> Result<(), sql
         .map(drop)
 }
 
+/// Rows as one statement after the other takes them: each is a way to the database and back.
+fn pieces<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    rows.chunks(ROWS_PER_STATEMENT)
+}
+
+/// Whether a statement of so many rows is worth being kept prepared. Most lengths seldom come again, and take as much memory
+/// as their text.
+fn recurs(rows: usize) -> bool {
+    rows <= 2 || rows == ROWS_PER_STATEMENT
+}
+
 /// Values can't be sent along with a text of several statements here.
 #[expect(clippy::unused_async, reason = "the other database can")]
 async fn commit_at_once(_: &Postgres, _: &Replica, _: &LedgerBatch) -> Result<bool, StoreError> {

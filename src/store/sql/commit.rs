@@ -7,19 +7,30 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::rows::ms;
-use super::{Connection, Db, ROWS_PER_STATEMENT};
+use super::{Connection, Db, pieces, recurs};
 use crate::types::{
     Charge, Checkpoint, Class, LedgerBatch, Replica, ReplicaId, RequestId, State, StoreError, Usage,
 };
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Writes a batch, statement by statement. Gives the charges in whose place another row stands.
+/// How it is known which charges of a batch are new.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum New {
+    /// By their number: all, or it isn't known.
+    Counted,
+    /// Each is named.
+    Named,
+}
+
+/// Writes a batch, statement by statement. Gives the charges in whose place another row stands; `None` where some stood, and
+/// they were only counted: then the transaction is of no use.
 pub(super) async fn all(
     connection: &mut Connection,
     replica: &Replica,
     batch: &LedgerBatch,
-) -> Result<Vec<Uuid>, StoreError> {
+    by: New,
+) -> Result<Option<Vec<Uuid>>, StoreError> {
     // The row is locked until the end: a recovery waits for it, and then finds that we live.
     let mut query = QueryBuilder::<Db>::new("");
     push_beat(&mut query, &replica.id);
@@ -27,59 +38,55 @@ pub(super) async fn all(
     if seen.rows_affected() == 0 {
         return Err(StoreError::Fenced);
     }
-    for rows in batch.checkpoints.chunks(ROWS_PER_STATEMENT) {
+    for rows in pieces(&batch.checkpoints) {
         let mut query = QueryBuilder::<Db>::new("");
         push_checkpoints(&mut query, &replica.id, rows);
         let query = query.build().persistent(recurs(rows.len()));
         query.execute(&mut *connection).await?;
     }
+    let mut new: Vec<&Charge> = Vec::with_capacity(batch.charges.len());
     let mut others = Vec::new();
-    let mut paid = HashSet::new();
-    for rows in batch.charges.chunks(ROWS_PER_STATEMENT) {
+    for rows in pieces(&batch.charges) {
         let mut query = QueryBuilder::<Db>::new("");
         push_charges(&mut query, replica, rows);
-        let new: Vec<String> = query
-            .build_query_scalar()
-            .persistent(recurs(rows.len()))
-            .fetch_all(&mut *connection)
-            .await?;
-        let new: HashSet<_> = new.into_iter().collect();
-        let (new, old): (Vec<_>, Vec<_>) = rows
-            .iter()
-            .partition(|charge| new.contains(&charge.event_id.to_string()));
-        let new_and_paid = new.iter().filter(|charge| charge.state != State::Absorbed);
-        paid.extend(new_and_paid.map(|charge| charge.event_id));
-        for (whose, sums) in days(new.into_iter()) {
-            let mut query = QueryBuilder::<Db>::new("");
-            push_spent(&mut query, &replica.name, whose, &sums);
-            query.build().execute(&mut *connection).await?;
+        if by == New::Counted {
+            let query = query.build().persistent(recurs(rows.len()));
+            let done = query.execute(&mut *connection).await?;
+            if done.rows_affected() < rows.len() as u64 {
+                return Ok(None);
+            }
+            new.extend(rows);
+            continue;
         }
+        query.push(" RETURNING event_id");
+        let names = query.build_query_scalar().persistent(false);
+        let names: Vec<String> = names.fetch_all(&mut *connection).await?;
+        let names: HashSet<_> = names.into_iter().collect();
+        let is_new = |charge: &&Charge| names.contains(&charge.event_id.to_string());
+        let (fresh, old): (Vec<_>, Vec<_>) = rows.iter().partition(is_new);
+        new.extend(fresh);
         others.extend(booked_by_others(&mut *connection, &old).await?);
     }
-    for rows in ended(batch).chunks(ROWS_PER_STATEMENT) {
+    for (whose, sums) in days(new.iter().copied()) {
+        let mut query = QueryBuilder::<Db>::new("");
+        push_spent(&mut query, &replica.name, whose, &sums);
+        query.build().execute(&mut *connection).await?;
+    }
+    for rows in pieces(&batch.ended) {
         let mut query = QueryBuilder::<Db>::new("");
         push_deletes(&mut query, rows);
         let query = query.build().persistent(recurs(rows.len()));
         query.execute(&mut *connection).await?;
     }
-    // What stood already took its own with it, and what costs nothing takes none.
-    let releases = batch.releases.iter();
-    let releases = releases.filter(|(event, _)| paid.contains(event));
-    super::slices::release(connection, releases.map(|(_, release)| release)).await?;
-    Ok(others)
-}
-
-/// Whether a statement of so many rows is worth being kept prepared. Most lengths seldom come again, and take as much memory
-/// as their text; under load full ones come all the time.
-pub(super) fn recurs(rows: usize) -> bool {
-    rows <= 2 || rows == ROWS_PER_STATEMENT
-}
-
-/// The attempts of which no `in_flight` row is to stay.
-pub(super) fn ended(batch: &LedgerBatch) -> Vec<(RequestId, u32)> {
-    let charged = batch.charges.iter();
-    let charged = charged.map(|charge| (charge.flown.request, charge.flown.attempt));
-    charged.chain(batch.voids.iter().copied()).collect()
+    if !batch.releases.is_empty() {
+        // What stood already took its own with it, and what costs nothing takes none.
+        let paid = new.iter().filter(|charge| charge.state != State::Absorbed);
+        let paid: HashSet<_> = paid.map(|charge| charge.event_id).collect();
+        let releases = batch.releases.iter();
+        let releases = releases.filter(|(event, _)| paid.contains(event));
+        super::slices::release(connection, releases.map(|(_, release)| release)).await?;
+    }
+    Ok(Some(others))
 }
 
 /// Says that the replica lives; no row where others took it for dead.
@@ -139,7 +146,7 @@ pub(super) fn push_checkpoints(
     );
 }
 
-/// Gives the events that were not there before.
+/// Those that are there already stay as they are.
 pub(super) fn push_charges(query: &mut QueryBuilder<Db>, replica: &Replica, rows: &[Charge]) {
     query.push(
         "INSERT INTO charge (event_id, request_id, attempt, project_id, key_id, end_user, model,
@@ -175,7 +182,7 @@ pub(super) fn push_charges(query: &mut QueryBuilder<Db>, replica: &Replica, rows
             .push_bind(&replica.name);
     });
     // The outcome of an earlier try of the same batch may be unknown: what stands, stands.
-    query.push(" ON CONFLICT DO NOTHING RETURNING event_id");
+    query.push(" ON CONFLICT DO NOTHING");
 }
 
 /// What the sums of days grow by with rows that are new.
@@ -277,7 +284,7 @@ async fn booked_by_others(
         ids.push_bind(charge.event_id.to_string());
     }
     query.push(")");
-    let ours = query.build_query_scalar().persistent(recurs(rows.len()));
+    let ours = query.build_query_scalar().persistent(false);
     let ours: Vec<String> = ours.fetch_all(connection).await?;
     let ours: HashSet<_> = ours.into_iter().collect();
     let events = rows.iter().map(|charge| charge.event_id);

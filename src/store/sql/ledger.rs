@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::commit::{Day, day_of, push_spent};
+use super::commit::{Day, New, day_of, push_spent};
 use super::{BEGIN, Backend, Connection, Db};
 use crate::types::{
     Charge, ChargeRow, Class, Ledger, LedgerBatch, Money, Outcome, Page, Price, Recovered, Replica,
@@ -129,11 +129,20 @@ impl Backend {
         replica: &Replica,
         batch: &LedgerBatch,
     ) -> Result<Vec<Uuid>, StoreError> {
-        let mut transaction = self.writer.begin_with(BEGIN).await?;
-        super::loosen(&mut transaction, self).await?;
-        let others = super::commit::all(&mut transaction, replica, batch).await?;
-        transaction.commit().await?;
-        Ok(others)
+        // Nearly always all charges are new.
+        for by in [New::Counted, New::Named] {
+            let mut transaction = self.writer.begin_with(BEGIN).await?;
+            super::loosen(&mut transaction, self).await?;
+            let others = super::commit::all(&mut transaction, replica, batch, by).await?;
+            if let Some(others) = others {
+                transaction.commit().await?;
+                return Ok(others);
+            }
+            transaction.rollback().await?;
+        }
+        Err(StoreError::Unavailable(
+            "charges that stand already were not named".into(),
+        ))
     }
 }
 

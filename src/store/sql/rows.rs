@@ -115,7 +115,7 @@ impl TryFrom<LimitRow> for LimitSet {
     fn try_from(row: LimitRow) -> Result<Self, StoreError> {
         Ok(Self {
             scope: Scope::named(&row.scope).ok_or_else(|| foreign("scope"))?,
-            id: row.scope_id,
+            id: row.scope_id.into(),
             model: Some(row.model).filter(|model| !model.is_empty()),
             limits: serde_json::from_str(&row.limits).map_err(|_| foreign("set of limits"))?,
         })

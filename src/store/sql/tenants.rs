@@ -393,7 +393,7 @@ async fn first_limits(
     }
     let set = LimitSet {
         scope,
-        id: id.to_owned(),
+        id: id.into(),
         model: None,
         limits: limits.clone(),
     };
@@ -406,7 +406,7 @@ async fn set_limits(connection: &mut Connection, set: &LimitSet) -> Result<(), S
         Scope::Project => "SELECT count(*) FROM project WHERE id = $1",
         Scope::Key => "SELECT count(*) FROM api_key WHERE id = $1",
     })
-    .bind(&set.id)
+    .bind(&*set.id)
     .fetch_one(&mut *connection)
     .await?;
     one(there.unsigned_abs(), || {
@@ -416,7 +416,7 @@ async fn set_limits(connection: &mut Connection, set: &LimitSet) -> Result<(), S
     if set.limits.is_empty() {
         sqlx::query("DELETE FROM limit_set WHERE scope = $1 AND scope_id = $2 AND model = $3")
             .bind(set.scope.as_str())
-            .bind(&set.id)
+            .bind(&*set.id)
             .bind(model)
             .execute(connection)
             .await?;
@@ -429,7 +429,7 @@ async fn set_limits(connection: &mut Connection, set: &LimitSet) -> Result<(), S
          ON CONFLICT (scope, scope_id, model) DO UPDATE SET limits = excluded.limits",
     )
     .bind(set.scope.as_str())
-    .bind(&set.id)
+    .bind(&*set.id)
     .bind(model)
     .bind(limits)
     .execute(connection)

@@ -1,16 +1,15 @@
 //! A commit in one text: each statement by itself would cross over to SQLite's thread and back.
 
 use futures_util::TryStreamExt;
-use sqlx::{Either, Executor, QueryBuilder};
+use sqlx::{Executor, QueryBuilder};
 
-use super::commit::{
-    days, ended, push_beat, push_charges, push_checkpoints, push_deletes, push_spent, recurs,
-};
-use super::{BEGIN, Db, ROWS_PER_STATEMENT, Sqlite};
+use super::commit::{days, push_beat, push_charges, push_checkpoints, push_deletes, push_spent};
+use super::{BEGIN, Db, Sqlite};
 use crate::types::{LedgerBatch, Replica, StoreError};
 
-/// Each statement of a text is given the values of all, so many small batches gain by it and a large one does not.
-const MOST: usize = ROWS_PER_STATEMENT;
+/// Each statement of a text is given the values of all, so many small batches gain by it and a large one does not. The texts of
+/// all of these lengths are kept prepared.
+const MOST: usize = 16;
 
 /// Commits a small batch. False where it is not small, or where something of it stood already, which has to be looked at step
 /// by step; then nothing was done.
@@ -19,12 +18,10 @@ pub(super) async fn commit_at_once(
     replica: &Replica,
     batch: &LedgerBatch,
 ) -> Result<bool, StoreError> {
-    let ended = ended(batch);
-    let rows = batch.checkpoints.len() + ended.len();
+    let rows = batch.checkpoints.len() + batch.charges.len() + batch.ended.len();
     if rows > MOST || !batch.releases.is_empty() {
         return Ok(false);
     }
-    let few = rows < MOST && recurs(rows);
     let mut query = QueryBuilder::<Db>::new("");
     push_beat(&mut query, &replica.id);
     if !batch.checkpoints.is_empty() {
@@ -36,27 +33,24 @@ pub(super) async fn commit_at_once(
     for (whose, sums) in days(batch.charges.iter()) {
         push_spent(query.push("; "), &replica.name, whose, &sums);
     }
-    if !ended.is_empty() {
-        push_deletes(query.push("; "), &ended);
+    if !batch.ended.is_empty() {
+        push_deletes(query.push("; "), &batch.ended);
     }
     let mut transaction = store.writer.begin_with(BEGIN).await?;
-    let (mut lives, mut new) = (None, 0);
+    let mut written = Vec::with_capacity(8);
     {
-        let mut results = (&mut *transaction).fetch_many(query.build().persistent(few));
+        let mut results = (&mut *transaction).fetch_many(query.build());
         while let Some(result) = results.try_next().await? {
-            match result {
-                // The first statement is the replica's own.
-                Either::Left(done) => {
-                    lives.get_or_insert(done.rows_affected() > 0);
-                }
-                Either::Right(_) => new += 1,
-            }
+            written.extend(result.left().map(|done| done.rows_affected()));
         }
     }
-    if lives != Some(true) {
+    // The first statement is the replica's own, and the charges follow the checkpoints.
+    let rows_of = |statement: usize| written.get(statement).copied().unwrap_or(0);
+    if rows_of(0) == 0 {
         return Err(StoreError::Fenced);
     }
-    if new < batch.charges.len() {
+    let of_charges = 1 + usize::from(!batch.checkpoints.is_empty());
+    if !batch.charges.is_empty() && rows_of(of_charges) < batch.charges.len() as u64 {
         transaction.rollback().await?;
         return Ok(false);
     }

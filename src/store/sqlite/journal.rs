@@ -38,6 +38,8 @@ struct State {
     full: HashMap<Uuid, Segment>,
     /// In which segment a charge is that isn't in the database.
     open: HashMap<Uuid, Uuid>,
+    /// There is a file whose name may not have reached the disk.
+    is_named: bool,
 }
 
 struct Segment {
@@ -54,15 +56,10 @@ impl Journal {
         let state = Arc::new(Mutex::new(State::default()));
         let (files, place) = (Arc::clone(&state), folder.clone());
         let syncer = Syncer::start(move || {
-            let files: Vec<_> = lock(&files).files().collect();
-            let place = place.clone();
+            let (files, place) = (Arc::clone(&files), place.clone());
             async move {
-                let sync = move || {
-                    files.iter().try_for_each(|file| file.sync_data())?;
-                    // A file's name has to outlive the power as well.
-                    File::open(place)?.sync_all()
-                };
-                match tokio::task::spawn_blocking(sync).await {
+                let sync = tokio::task::spawn_blocking(move || sync(&files, &place));
+                match sync.await {
                     Ok(done) => done.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
                 }
@@ -131,7 +128,10 @@ impl State {
     fn append(&mut self, folder: &Path, event: Uuid, record: &[u8]) -> io::Result<()> {
         let segment = match &mut self.current {
             Some(segment) => segment,
-            none => none.insert(Segment::create(folder)?),
+            none => {
+                self.is_named = true;
+                none.insert(Segment::create(folder)?)
+            }
         };
         (&*segment.file).write_all(record)?;
         segment.bytes += record.len() as u64;
@@ -203,6 +203,24 @@ impl Segment {
             tracing::warn!(%error, path = %self.path.display(), "a file of booked charges could not be removed");
         }
     }
+}
+
+/// Brings the files to disk, and their names where one is new.
+fn sync(state: &Mutex<State>, folder: &Path) -> io::Result<()> {
+    let (files, is_named) = {
+        let mut state = lock(state);
+        (
+            state.files().collect::<Vec<_>>(),
+            std::mem::take(&mut state.is_named),
+        )
+    };
+    files.iter().try_for_each(|file| file.sync_data())?;
+    if is_named {
+        let named = File::open(folder).and_then(|folder| folder.sync_all());
+        lock(state).is_named |= named.is_err();
+        named?;
+    }
+    Ok(())
 }
 
 /// A poisoned lock is taken all the same: the state is whole between any two of its statements that can panic.

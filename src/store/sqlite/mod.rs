@@ -30,8 +30,9 @@ type Connection = SqliteConnection;
 use Sqlite as Backend;
 /// IMMEDIATE: the lock is taken at the start, so a commit can't fail for having read first.
 const BEGIN: &str = "BEGIN IMMEDIATE";
-/// To prepare a row takes as long as to write it, so a text of this many is kept. It may have 32,766 values; a row has at most 25.
-const ROWS_PER_STATEMENT: usize = 64;
+/// To prepare a row takes as long as to write it: statements are of these lengths alone, and all of them are kept prepared. One
+/// may have 32,766 values; a row has at most 25.
+const ROWS_PER_STATEMENT: [usize; 3] = [64, 8, 1];
 macro_rules! now_ms {
     () => {
         "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
@@ -104,10 +105,14 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What a statement may have to take back would be a file for each otherwise.
+            .pragma("temp_store", "memory")
             .busy_timeout(BUSY_TIMEOUT);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .min_connections(1)
+            // A file doesn't go away by itself: to ask first is a way to its thread and back.
+            .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
             // An error of the disk ends a transaction in SQLite without the driver knowing: such a connection is good
@@ -122,6 +127,7 @@ impl Sqlite {
         assert_durable(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            .test_before_acquire(false)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await?;
         Ok(Self {
@@ -185,7 +191,13 @@ impl Sqlite {
         replica: &Replica,
         charges: Vec<Charge>,
     ) -> Result<usize, StoreError> {
-        let batch = |charges| LedgerBatch {
+        // Whether an attempt had a row is not in the journal.
+        let ended = |charges: &[Charge]| {
+            let flown = charges.iter().map(|charge| &charge.flown);
+            flown.map(|flown| (flown.request, flown.attempt)).collect()
+        };
+        let batch = |charges: Vec<Charge>| LedgerBatch {
+            ended: ended(&charges),
             charges,
             ..LedgerBatch::default()
         };
@@ -247,6 +259,21 @@ async fn migrating(path: &Path) -> Result<File, StoreError> {
 
 fn unreadable(error: std::io::Error) -> StoreError {
     unusable(format!("the journal of charges: {error}"))
+}
+
+/// Rows as one statement after the other takes them.
+fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let fits = |length: &usize| *length <= rows.len();
+        let (piece, rest) = rows.split_at(ROWS_PER_STATEMENT.into_iter().find(fits)?);
+        rows = rest;
+        Some(piece)
+    })
+}
+
+/// Whether a statement of so many rows is worth being kept prepared.
+fn recurs(_: usize) -> bool {
+    true
 }
 
 /// A transaction that writes is alone anyway.

@@ -69,8 +69,8 @@ on_both! {
     async fn a_void_attempt_leaves_nothing(desk: Desk) {
         let flown = flown();
         desk.commit(checkpoint(&flown, usage(7, 3))).await;
-        let voids = vec![(flown.request, flown.attempt)];
-        desk.commit(LedgerBatch { voids, ..LedgerBatch::default() }).await;
+        let ended = vec![(flown.request, flown.attempt)];
+        desk.commit(LedgerBatch { ended, ..LedgerBatch::default() }).await;
         assert_eq!(desk.number("SELECT count(*) FROM in_flight").await, 0);
         assert!(bill(&desk).await.is_empty());
     }

@@ -12,7 +12,7 @@ mod window;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 use jiff::Timestamp;
 
 pub(super) use bucket::METERS;
@@ -317,7 +317,7 @@ fn bounds(sets: &[LimitSet], model: &Arc<str>, batch: bool) -> Vec<Bound> {
     for set in sets.iter().filter(applies) {
         let spender = Spender {
             scope: set.scope,
-            id: set.id.as_str().into(),
+            id: Arc::clone(&set.id),
             model: set.model.as_ref().map(|_| Arc::clone(model)),
         };
         let meters = METERS
@@ -489,7 +489,7 @@ impl Reservation {
                 continue;
             };
             for (meter, bucket) in of_spender {
-                let held = |hold: &Hold| hold.meter == *meter && hold.spender == spender;
+                let held = |hold: &Hold| hold.meter == *meter && spender.equivalent(&hold.spender);
                 let counts = self.batch || *meter != Meter::BatchTokensPerDay;
                 if meter.calendar().is_some() && counts && !holds.iter().any(held) {
                     bucket.add_used(of(*meter, used));
@@ -510,20 +510,30 @@ fn of(meter: Meter, used: Option<(Usage, Money)>) -> i128 {
     }
 }
 
-fn spenders(caller: &Caller, model: &Arc<str>) -> impl Iterator<Item = Spender> {
-    let scopes: [(Scope, Arc<str>); 3] = [
-        (Scope::Organisation, caller.organisation.as_str().into()),
-        (Scope::Project, caller.project.as_str().into()),
-        (Scope::Key, caller.key.as_str().into()),
+/// A [`Spender`] that is looked for.
+#[derive(Hash)]
+struct Wanted<'a> {
+    scope: Scope,
+    id: &'a str,
+    model: Option<&'a str>,
+}
+
+impl Equivalent<Spender> for Wanted<'_> {
+    fn equivalent(&self, spender: &Spender) -> bool {
+        self.scope == spender.scope
+            && *self.id == *spender.id
+            && self.model == spender.model.as_deref()
+    }
+}
+
+fn spenders<'a>(caller: &'a Caller, model: &'a str) -> impl Iterator<Item = Wanted<'a>> {
+    let scopes = [
+        (Scope::Organisation, caller.organisation.as_str()),
+        (Scope::Project, caller.project.as_str()),
+        (Scope::Key, caller.key.as_str()),
     ];
-    let model = Arc::clone(model);
-    scopes.into_iter().flat_map(move |(scope, id)| {
-        [None, Some(Arc::clone(&model))].map(|model| Spender {
-            scope,
-            id: Arc::clone(&id),
-            model,
-        })
-    })
+    let both = move |(scope, id)| [None, Some(model)].map(|model| Wanted { scope, id, model });
+    scopes.into_iter().flat_map(both)
 }
 
 impl Reserved for Reservation {

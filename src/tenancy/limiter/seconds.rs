@@ -1,26 +1,33 @@
+use std::fmt::Write;
 use std::time::Duration;
 
 /// In OpenAI's form: `6m0s`, `1.5s`, `120ms`.
 #[must_use]
 pub fn seconds(time: Duration) -> String {
     let (whole, ms) = (time.as_secs(), time.subsec_millis());
-    let part = |seconds: u64| {
-        if ms == 0 {
-            format!("{seconds}s")
-        } else {
-            let digits = format!("{ms:03}");
-            format!("{seconds}.{}s", digits.trim_end_matches('0'))
-        }
-    };
-    match whole {
-        0 => format!("{ms}ms"),
-        1..60 => part(whole),
-        60..3600 => format!("{}m{}", whole / 60, part(whole % 60)),
-        _ => format!(
-            "{}h{}m{}",
-            whole / 3600,
-            whole % 3600 / 60,
-            part(whole % 60)
-        ),
+    let mut text = String::with_capacity(16);
+    // To write to a text can't fail.
+    let _done = written(&mut text, whole, ms);
+    text
+}
+
+fn written(text: &mut String, whole: u64, ms: u32) -> std::fmt::Result {
+    if whole == 0 {
+        return write!(text, "{ms}ms");
     }
+    if whole >= 3600 {
+        write!(text, "{}h", whole / 3600)?;
+    }
+    if whole >= 60 {
+        write!(text, "{}m", whole % 3600 / 60)?;
+    }
+    write!(text, "{}", whole % 60)?;
+    // Without zeros at the end.
+    match ms {
+        0 => {}
+        ms if ms % 100 == 0 => write!(text, ".{}", ms / 100)?,
+        ms if ms % 10 == 0 => write!(text, ".{:02}", ms / 10)?,
+        ms => write!(text, ".{ms:03}")?,
+    }
+    text.write_char('s')
 }

@@ -184,7 +184,7 @@ fn subject(set: &LimitSet, meter: Meter, begins: Timestamp) -> String {
 fn spender(set: &LimitSet) -> Spender {
     Spender {
         scope: set.scope,
-        id: set.id.as_str().into(),
+        id: Arc::clone(&set.id),
         model: set.model.as_deref().map(Into::into),
     }
 }

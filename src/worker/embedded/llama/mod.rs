@@ -313,7 +313,8 @@ fn is_constrained(request: &Generate) -> bool {
 }
 
 /// What the answers have to be, and what finds calls in them. A call that has to be made leaves no room for
-/// a format; where the model is free to call, a format leaves none for calls.
+/// a format; where the model is free to call, a format leaves none for calls. A model that is free to call follows the
+/// schemas of strict functions where it does.
 fn form(
     request: &Generate,
     model: &Model,
@@ -322,19 +323,18 @@ fn form(
         Some(Prompt::Chat(chat)) if chat.tools.choice != ToolChoice::None => &chat.tools,
         _ => &Tools::default(),
     };
-    if !tools.functions.is_empty() {
+    let forced = tools.choice != ToolChoice::Auto;
+    if !tools.functions.is_empty() && (forced || request.format == Format::Text) {
         let format = model.tool_format();
-        if let Some(grammar) = format.grammar(tools)? {
+        let compile = |grammar| {
             let compiled = model.grammars()?.compile(&Grammar::Lark(grammar), "tools");
-            let constraint = compiled.map_err(|failure| match failure {
+            compiled.map_err(|failure| match failure {
                 Failure::Invalid { message, .. } => blame(tools, &message),
                 other => other,
-            })?;
-            return Ok((Some(constraint), Some(CallParser::new(format, true, tools))));
-        }
-        if request.format == Format::Text {
-            return Ok((None, Some(CallParser::new(format, false, tools))));
-        }
+            })
+        };
+        let constraint = format.grammar(tools)?.map(compile).transpose()?;
+        return Ok((constraint, Some(CallParser::new(format, forced, tools))));
     }
     let grammar = match &request.format {
         Format::Text => return Ok((None, None)),

@@ -1,23 +1,29 @@
 use llguidance::ParserFactory;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::ApproximateTokEnv;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::constrain::embedded;
 use super::format::{HERMES_CLOSE, HERMES_OPEN};
 use crate::types::{Failure, Function, ToolChoice, ToolFormat, Tools};
 
+/// Any text, which ends where a rule that is lazy has what it looks for.
+const TEXT: &str = "TEXT: /(\\n|.)*/\n";
+
 impl ToolFormat {
-    /// A grammar (llguidance's Lark) for an answer that has to be a call; none where it may be anything.
+    /// A grammar (llguidance's Lark) for an answer that has to be a call, or whose calls have to be strict; none where it may
+    /// be anything.
     ///
     /// It spells only text. Llama's and Mistral's openers are control tokens, which no text gives, so there
-    /// the answer is the JSON alone; a [`super::CallParser`] that is told of the force expects that.
+    /// a forced answer is the JSON alone; a [`super::CallParser`] that is told of the force expects that. Where it isn't forced,
+    /// Llama's begins with its object, and Mistral's has no grammar.
     ///
     /// # Errors
-    /// The function that has to be called isn't there.
+    /// The function that has to be called isn't there, or a schema can't be followed.
     pub(in crate::worker) fn grammar(self, tools: &Tools) -> Result<Option<String>, Failure> {
         let (functions, many): (Vec<_>, _) = match &tools.choice {
-            ToolChoice::None | ToolChoice::Auto => return Ok(None),
+            ToolChoice::None => return Ok(None),
+            ToolChoice::Auto => return self.free(tools),
             ToolChoice::Required => (tools.functions.iter().enumerate().collect(), tools.parallel),
             ToolChoice::Named(name) => {
                 let named = |(_, function): &(usize, &Function)| function.name == *name;
@@ -31,51 +37,90 @@ impl ToolFormat {
                 message: "tool_choice asks for a function that is not among the tools".into(),
             });
         }
+        let more = |between: &str, what: &str| match many {
+            true => format!(" ({} {what})*", literal(between)),
+            false => String::new(),
+        };
         let start = match self {
             Self::Hermes => {
                 let open = literal(&format!("{HERMES_OPEN}\n"));
                 let close = literal(&format!("\n{HERMES_CLOSE}"));
-                let more = if many {
-                    format!(" ({} call)*", literal("\n"))
-                } else {
-                    String::new()
-                };
-                format!("start: call{more}\ncall: {open} body {close}\n")
+                format!(
+                    "start: call{}\ncall: {open} body {close}\n",
+                    more("\n", "call")
+                )
             }
-            Self::Llama3 => {
-                let more = if many {
-                    format!(" ({} body)*", literal("; "))
-                } else {
-                    String::new()
-                };
-                format!("start: body{more}\n")
-            }
+            Self::Llama3 => format!("start: body{}\n", more("; ", "body")),
             Self::Mistral => {
-                let more = if many {
-                    format!(" ({} body)*", literal(", "))
-                } else {
-                    String::new()
-                };
-                format!("start: {} body{more} {}\n", literal("["), literal("]"))
+                let (open, close) = (literal("["), literal("]"));
+                format!("start: {open} body{} {close}\n", more(", ", "body"))
             }
         };
-        let names: Vec<_> = (0..functions.len())
-            .map(|index| format!("call_{index}"))
-            .collect();
-        let mut grammar = format!("{start}body: {}\n", names.join(" | "));
-        for (index, (place, function)) in functions.into_iter().enumerate() {
+        let body = self.body(functions.into_iter(), |_| true)?;
+        Ok(Some(start + &body))
+    }
+
+    /// For an answer that may be anything, but whose calls of strict functions follow their schemas.
+    fn free(self, tools: &Tools) -> Result<Option<String>, Failure> {
+        let strict = |function: &&Function| function.strict;
+        let start = match self {
+            _ if !tools.functions.iter().any(|function| function.strict) => return Ok(None),
+            Self::Hermes => {
+                let (open, close) = (literal(HERMES_OPEN), literal(HERMES_CLOSE));
+                let many = if tools.parallel { "*" } else { "?" };
+                format!(
+                    "start: call{many} rest\ncall: open \"\\n\"? body \"\\n\"? {close}\n\
+                     open[lazy]: TEXT {open}\nrest: TEXT\n{TEXT}"
+                )
+            }
+            Self::Llama3 => {
+                // Names are letters, digits, `_` and `-`.
+                let names = tools.functions.iter().filter(strict);
+                let names: Vec<_> = names.map(|function| function.name.as_str()).collect();
+                let names = names.join("|");
+                let more = if tools.parallel {
+                    " (\"; \" body)*"
+                } else {
+                    ""
+                };
+                format!(
+                    "start: body{more} | rest\nrest: FREE\n\
+                     FREE: TEXT & ~/[ \\n]*\\{{[ \\n]*\"name\"[ \\n]*:[ \\n]*\"({names})\"(\\n|.)*/\n{TEXT}"
+                )
+            }
+            Self::Mistral => return Ok(None),
+        };
+        let body = self.body(tools.functions.iter().enumerate(), |function| {
+            function.strict
+        })?;
+        Ok(Some(start + &body))
+    }
+
+    /// The rule `body`: a call of one of these functions. The arguments of some follow their schemas, those of the others are
+    /// any object.
+    fn body<'a>(
+        self,
+        functions: impl Iterator<Item = (usize, &'a Function)>,
+        is_held: impl Fn(&Function) -> bool,
+    ) -> Result<String, Failure> {
+        let (mut names, mut rules) = (Vec::new(), String::new());
+        for (index, (place, function)) in functions.enumerate() {
             let opening = literal(&format!(
                 r#"{{"name": {}, "{}": "#,
                 Value::from(function.name.as_str()),
                 self.arguments_key()
             ));
-            grammar.push_str(&format!(
-                "call_{index}: {opening} arguments_{index} {}\narguments_{index}: %json {}\n",
+            let schema = match is_held(function) {
+                true => schema(place, function)?,
+                false => embedded(&json!({"type": "object"}), "tools")?,
+            };
+            names.push(format!("call_{index}"));
+            rules.push_str(&format!(
+                "call_{index}: {opening} arguments_{index} {}\narguments_{index}: %json {schema}\n",
                 literal("}"),
-                schema(place, function)?
             ));
         }
-        Ok(Some(grammar))
+        Ok(format!("body: {}\n{rules}", names.join(" | ")))
     }
 }
 

@@ -301,6 +301,73 @@ fn only_a_forced_call_has_a_grammar_and_only_of_a_function_that_is_there() {
     }
 }
 
+/// With `tide` strict.
+fn strict(parallel: bool) -> Tools {
+    let mut tools = tools(ToolChoice::Auto, parallel);
+    tools.functions[0].strict = true;
+    tools
+}
+
+#[test]
+fn a_model_that_is_free_to_call_says_anything_and_calls_strictly() {
+    let good = r#"{"name": "tide", "arguments": {"place": "Saint-Malo"}}"#;
+    let loose = r#"{"name": "tide_table", "arguments": {"days": [2]}}"#;
+    let bad = r#"{"name": "tide", "arguments": {"place": 3}}"#;
+    let other = r#"{"name": "moon", "arguments": {}}"#;
+    let hermes = |body: &str| format!("<tool_call>\n{body}\n</tool_call>");
+    let grammar = ToolFormat::Hermes.grammar(&strict(true)).unwrap().unwrap();
+    let mixed = format!(
+        "I look it up. {} And: <b>{}</b> {{\"a\": 1}}",
+        hermes(good),
+        hermes(loose)
+    );
+    for text in ["", "Hello.\n<tool", good, bad, &hermes(good), &mixed] {
+        assert!(accepts(&grammar, text), "{text}");
+    }
+    for text in [bad, other, "", "x"] {
+        assert!(!accepts(&grammar, &hermes(text)), "{text}");
+        assert!(!accepts(&grammar, &format!("Yes. {}", hermes(text))));
+    }
+    // The end of a call is not left out.
+    assert!(!accepts(&grammar, &format!("<tool_call>{good}")));
+    let single = ToolFormat::Hermes.grammar(&strict(false)).unwrap().unwrap();
+    assert!(accepts(&single, &hermes(good)) && accepts(&single, "Hello"));
+    assert!(!accepts(&single, &hermes(bad)));
+    let read = parse(
+        &mut CallParser::new(ToolFormat::Hermes, false, &strict(true)),
+        &[&mixed],
+    );
+    assert_eq!(read.1.len(), 2);
+}
+
+#[test]
+fn a_bare_object_is_a_strict_call_or_text() {
+    let call = |name: &str, place: &str| {
+        format!(r#"{{"name": "{name}", "parameters": {{"place": {place}}}}}"#)
+    };
+    let grammar = ToolFormat::Llama3.grammar(&strict(true)).unwrap().unwrap();
+    let good = call("tide", "\"x\"");
+    for text in [
+        "",
+        "Hello",
+        "{\"a\": 1}",
+        "{\"name\": \"Ada\"}",
+        &good,
+        &format!("{good}; {good}"),
+        &call("tide_table", "4"),
+        &format!("As JSON: {}", call("tide", "4")),
+    ] {
+        assert!(accepts(&grammar, text), "{text}");
+    }
+    for text in [
+        call("tide", "4"),
+        format!(" {}", call("tide", "4")),
+        "{\"name\" : \"tide\"}".to_owned(),
+    ] {
+        assert!(!accepts(&grammar, &text), "{text}");
+    }
+}
+
 #[test]
 fn a_schema_that_no_grammar_can_be_made_of_is_named() {
     let mut tools = tools(ToolChoice::Required, true);
