@@ -108,7 +108,7 @@ test-rust: setup-models setup-prometheus setup-postgres ## Unit tests and tests/
 
 .PHONY: test-clients
 test-clients: setup-models setup-clients ## The OpenAI SDK against the running binary
-	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients --ignore tests/clients/test_lm_eval.py --ignore tests/clients/test_batch_long.py
+	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients --ignore tests/clients/test_lm_eval.py --ignore tests/clients/test_batch_long.py --ignore tests/clients/test_safetensors.py
 
 .PHONY: test-lm-eval
 test-lm-eval: setup-models setup-lm-eval ## lm-eval's score against one by hand; not part of test (its packages are 0.9 GB)
@@ -150,8 +150,9 @@ test-deploy: build setup-prometheus ## What deploy/ holds, as far as its own too
 # because cargo calls it a success when no test has that name: both kinds have to have run some.
 # Forebay's own code is not optimised here, which saves minutes of compiling: the engine is what takes time.
 .PHONY: test-mistralrs
-test-mistralrs: setup-models ## The second engine answers (a cold build takes about 12 minutes)
+test-mistralrs: setup-models setup-clients ## The second engine answers (a cold build takes about 12 minutes)
 	cargo test $(PROFILE) --config tests/mistralrs.toml --features mistralrs --lib --test it mistralrs 2>&1 | tee >(cat >&2) | grep -cE 'result: ok\. [1-9]' | grep -qx 2
+	FOREBAY_BIN=$(BIN) $(VENV_TESTS)/bin/python -m pytest -p no:cacheprovider tests/clients/test_safetensors.py
 
 ##@ Parts of set-up
 

@@ -92,8 +92,11 @@ enum ModelCommand {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let _logs = init_logs();
-    match run(arguments) {
+    let logs = init_logs();
+    let done = run(arguments);
+    // What it has to say stands before the error.
+    drop(logs);
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("forebay: {error:#}");

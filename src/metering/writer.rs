@@ -85,7 +85,7 @@ impl Booking {
 
 /// The one task that writes to the ledger.
 ///
-/// It commits whatever has gathered while the last commit ran, and never lingers for more: alone a charge
+/// It commits whatever has gathered while the last commit ran, and lingers for no more where anybody waits: alone a charge
 /// waits for one commit, in a crowd many share it.
 pub(super) struct Writer {
     ledger: Arc<dyn Ledger>,

@@ -214,8 +214,8 @@ pub struct Function {
     pub description: Option<String>,
     /// A JSON Schema of its arguments, which are an object.
     pub parameters: Map<String, Value>,
-    /// The arguments have to follow the schema even where the model is free to call or not. In Mistral's form of calls, whose
-    /// openers no grammar spells, they may not.
+    /// The arguments have to follow the schema even where the model is free to call or not. So they do where calls are in
+    /// Hermes' form and no thoughts come before them.
     pub strict: bool,
 }
 

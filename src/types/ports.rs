@@ -145,7 +145,7 @@ pub struct LedgerBatch {
     pub checkpoints: Vec<Checkpoint>,
     /// Rows of `charge` to be added.
     pub charges: Vec<Charge>,
-    /// Attempts that are over, of which no `in_flight` row is to stay. Most never had one.
+    /// Attempts that are over, of which no `in_flight` row is to stay. Those without one need not be named.
     pub ended: Vec<(RequestId, u32)>,
     /// What the charge of an event takes off this replica's slices of limits: once, when it is booked to be paid.
     pub releases: Vec<(Uuid, Release)>,

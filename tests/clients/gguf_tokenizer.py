@@ -33,5 +33,6 @@ def write(weights: Path, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokens[value("bos_token_id")],
         "eos_token": tokens[value("eos_token_id")],
+        "chat_template": fields["tokenizer.chat_template"].contents(),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

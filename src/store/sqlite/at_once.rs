@@ -7,8 +7,7 @@ use super::commit::{days, push_beat, push_charges, push_checkpoints, push_delete
 use super::{BEGIN, Db, Sqlite};
 use crate::types::{LedgerBatch, Replica, StoreError};
 
-/// Each statement of a text is given the values of all, so many small batches gain by it and a large one does not. The texts of
-/// all of these lengths are kept prepared.
+/// Each statement of a text is given the values of all, so many small batches gain by it and a large one does not.
 const MOST: usize = 16;
 
 /// Commits a small batch. False where it is not small, or where something of it stood already, which has to be looked at step
@@ -22,6 +21,8 @@ pub(super) async fn commit_at_once(
     if rows > MOST || !batch.releases.is_empty() {
         return Ok(false);
     }
+    // Others are of too many shapes to be kept prepared.
+    let is_usual = rows <= 2 || rows == batch.charges.len();
     let mut query = QueryBuilder::<Db>::new("");
     push_beat(&mut query, &replica.id);
     if !batch.checkpoints.is_empty() {
@@ -39,7 +40,7 @@ pub(super) async fn commit_at_once(
     let mut transaction = store.writer.begin_with(BEGIN).await?;
     let mut written = Vec::with_capacity(8);
     {
-        let mut results = (&mut *transaction).fetch_many(query.build());
+        let mut results = (&mut *transaction).fetch_many(query.build().persistent(is_usual));
         while let Some(result) = results.try_next().await? {
             written.extend(result.left().map(|done| done.rows_affected()));
         }

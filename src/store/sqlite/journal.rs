@@ -214,13 +214,13 @@ fn sync(state: &Mutex<State>, folder: &Path) -> io::Result<()> {
             std::mem::take(&mut state.is_named),
         )
     };
-    files.iter().try_for_each(|file| file.sync_data())?;
-    if is_named {
-        let named = File::open(folder).and_then(|folder| folder.sync_all());
-        lock(state).is_named |= named.is_err();
-        named?;
-    }
-    Ok(())
+    let done = files.iter().try_for_each(|file| file.sync_data());
+    let done = match done {
+        Ok(()) if is_named => File::open(folder).and_then(|folder| folder.sync_all()),
+        done => done,
+    };
+    lock(state).is_named |= is_named && done.is_err();
+    done
 }
 
 /// A poisoned lock is taken all the same: the state is whole between any two of its statements that can panic.

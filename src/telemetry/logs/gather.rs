@@ -9,8 +9,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// A line waits that long for others, at most. What tells of trouble waits for none.
 const MOMENT: Duration = Duration::from_millis(50);
-/// So many bytes are written at once.
+/// So many bytes wait for no others.
 const ENOUGH: usize = 1 << 16;
+/// No more is written in one piece: a pipe takes so much without another process's lines in between (POSIX's `PIPE_BUF` on Linux).
+const UNBROKEN: usize = 4096;
 
 /// Where lines gather. What is in it when the last handle goes is written then.
 pub(super) struct Gather {
@@ -95,10 +97,15 @@ impl Shared {
 impl State {
     /// There is nobody to tell that it can't be written.
     fn write(&mut self) {
-        if !self.lines.is_empty() {
-            let _lost = self.to.write_all(&self.lines);
-            self.lines.clear();
+        let mut rest = &self.lines[..];
+        while !rest.is_empty() {
+            let most = &rest[..rest.len().min(UNBROKEN)];
+            let whole = memchr::memrchr(b'\n', most).or_else(|| memchr::memchr(b'\n', rest));
+            let (lines, behind) = rest.split_at(whole.map_or(rest.len(), |end| end + 1));
+            let _lost = self.to.write_all(lines);
+            rest = behind;
         }
+        self.lines.clear();
     }
 }
 
@@ -192,6 +199,8 @@ mod tests {
     fn lines_are_written_together_and_in_their_order() {
         let told = logged(|_| (0..1000).for_each(|number| tracing::info!("{number}")));
         let writes: Vec<_> = told.iter().collect();
+        let is_whole = |write: &String| write.len() <= UNBROKEN && write.ends_with('\n');
+        assert!(writes.iter().all(is_whole));
         let all: String = (0..1000).map(|number| format!("{number}\n")).collect();
         assert_eq!(writes.concat(), all);
         assert!(writes.len() < 100, "{} writes", writes.len());

@@ -313,15 +313,17 @@ fn is_constrained(request: &Generate) -> bool {
 }
 
 /// What the answers have to be, and what finds calls in them. A call that has to be made leaves no room for
-/// a format; where the model is free to call, a format leaves none for calls. A model that is free to call follows the
-/// schemas of strict functions where it does.
+/// a format; where the model is free to call, a format leaves none for calls. A model that is free to call is held to the
+/// schemas of strict functions, if it can be.
 fn form(
     request: &Generate,
     model: &Model,
 ) -> Result<(Option<Constraint>, Option<CallParser>), Failure> {
-    let tools = match request.prompts.first() {
-        Some(Prompt::Chat(chat)) if chat.tools.choice != ToolChoice::None => &chat.tools,
-        _ => &Tools::default(),
+    let (tools, thinking) = match request.prompts.first() {
+        Some(Prompt::Chat(chat)) if chat.tools.choice != ToolChoice::None => {
+            (&chat.tools, &chat.thinking)
+        }
+        _ => (&Tools::default(), &Thinking::Off),
     };
     let forced = tools.choice != ToolChoice::Auto;
     if !tools.functions.is_empty() && (forced || request.format == Format::Text) {
@@ -333,7 +335,12 @@ fn form(
                 other => other,
             })
         };
-        let constraint = format.grammar(tools)?.map(compile).transpose()?;
+        let grammar = if forced || model.calls_can_be_held(thinking) {
+            format.grammar(tools)?
+        } else {
+            None
+        };
+        let constraint = grammar.map(compile).transpose()?;
         return Ok((constraint, Some(CallParser::new(format, forced, tools))));
     }
     let grammar = match &request.format {

@@ -9,8 +9,7 @@ use llama_cpp_2::token::LlamaToken;
 use super::super::constrain::Grammars;
 use super::super::prompt::{Piece, Prompts};
 use super::window::cuttable_tokens;
-use crate::types::Thoughts;
-use crate::types::{Failure, Prompt, Tokenize, Tokenized, ToolFormat};
+use crate::types::{Failure, Prompt, Thinking, Thoughts, Tokenize, Tokenized, ToolFormat};
 
 /// A conversation without a template of the model's own: the ChatML form, which most instruct models know.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -284,6 +283,18 @@ impl Model {
     /// How the model spells calls.
     pub(super) fn tool_format(&self) -> ToolFormat {
         self.prompts.tool_format()
+    }
+
+    /// Whether calls that it makes of itself can be held to a grammar: it thinks of none before it makes one, and spells them
+    /// by text, which is all that grammars know.
+    pub(super) fn calls_can_be_held(&self, thinking: &Thinking) -> bool {
+        let format = self.tool_format();
+        let spells = |token: &LlamaToken| {
+            let name = self.name(*token);
+            std::str::from_utf8(&name).is_ok_and(|name| format.spells(name))
+        };
+        let thinks = self.thinks && *thinking != Thinking::Off;
+        !thinks && !self.control.iter().any(spells)
     }
 
     /// What finds thoughts in an answer to this prompt.

@@ -7,16 +7,13 @@ use super::super::constrain::embedded;
 use super::format::{HERMES_CLOSE, HERMES_OPEN};
 use crate::types::{Failure, Function, ToolChoice, ToolFormat, Tools};
 
-/// Any text, which ends where a rule that is lazy has what it looks for.
-const TEXT: &str = "TEXT: /(\\n|.)*/\n";
-
 impl ToolFormat {
     /// A grammar (llguidance's Lark) for an answer that has to be a call, or whose calls have to be strict; none where it may
     /// be anything.
     ///
     /// It spells only text. Llama's and Mistral's openers are control tokens, which no text gives, so there
-    /// a forced answer is the JSON alone; a [`super::CallParser`] that is told of the force expects that. Where it isn't forced,
-    /// Llama's begins with its object, and Mistral's has no grammar.
+    /// a forced answer is the JSON alone; a [`super::CallParser`] that is told of the force expects that. Where it isn't forced
+    /// they have no grammar.
     ///
     /// # Errors
     /// The function that has to be called isn't there, or a schema can't be followed.
@@ -62,37 +59,18 @@ impl ToolFormat {
 
     /// For an answer that may be anything, but whose calls of strict functions follow their schemas.
     fn free(self, tools: &Tools) -> Result<Option<String>, Failure> {
-        let strict = |function: &&Function| function.strict;
-        let start = match self {
-            _ if !tools.functions.iter().any(|function| function.strict) => return Ok(None),
-            Self::Hermes => {
-                let (open, close) = (literal(HERMES_OPEN), literal(HERMES_CLOSE));
-                let many = if tools.parallel { "*" } else { "?" };
-                format!(
-                    "start: call{many} rest\ncall: open \"\\n\"? body \"\\n\"? {close}\n\
-                     open[lazy]: TEXT {open}\nrest: TEXT\n{TEXT}"
-                )
-            }
-            Self::Llama3 => {
-                // Names are letters, digits, `_` and `-`.
-                let names = tools.functions.iter().filter(strict);
-                let names: Vec<_> = names.map(|function| function.name.as_str()).collect();
-                let names = names.join("|");
-                let more = if tools.parallel {
-                    " (\"; \" body)*"
-                } else {
-                    ""
-                };
-                format!(
-                    "start: body{more} | rest\nrest: FREE\n\
-                     FREE: TEXT & ~/[ \\n]*\\{{[ \\n]*\"name\"[ \\n]*:[ \\n]*\"({names})\"(\\n|.)*/\n{TEXT}"
-                )
-            }
-            Self::Mistral => return Ok(None),
-        };
-        let body = self.body(tools.functions.iter().enumerate(), |function| {
-            function.strict
-        })?;
+        let any_is_strict = tools.functions.iter().any(|function| function.strict);
+        if self != Self::Hermes || !any_is_strict {
+            return Ok(None);
+        }
+        let (open, close) = (literal(HERMES_OPEN), literal(HERMES_CLOSE));
+        let many = if tools.parallel { "*" } else { "?" };
+        let start = format!(
+            "start: call{many} rest\ncall: open \"\\n\"? body \"\\n\"? {close}\n\
+             open[lazy]: TEXT {open}\nrest: TEXT\nTEXT: /(\\n|.)*/\n"
+        );
+        let functions = tools.functions.iter().enumerate();
+        let body = self.body(functions, |function| function.strict)?;
         Ok(Some(start + &body))
     }
 
@@ -144,10 +122,12 @@ fn schema(place: usize, function: &Function) -> Result<String, Failure> {
 
 /// A grammar could not be used: says which function's schema is to blame, as far as one alone is.
 pub(in crate::worker) fn blame(tools: &Tools, reason: &str) -> Failure {
+    let is_held = |function: &Function| tools.choice != ToolChoice::Auto || function.strict;
     let alone = tools
         .functions
         .iter()
         .enumerate()
+        .filter(|(_, function)| is_held(function))
         .find_map(|(index, function)| {
             let schema = schema(index, function).ok()?;
             let reason = compile(&format!("start: %json {schema}\n")).err()?;
