@@ -295,6 +295,11 @@ fn the_batch_class_makes_way_in_mid_step_and_loses_nothing() {
             let reading = batch();
             let beside = scope.spawn(|| reading.whole());
             for _ in 0..100 {
+                // Until a step of the batch class has begun: between two of them there is nothing to be broken off.
+                let steps = handle.metrics.steps.get();
+                while handle.metrics.steps.get() == steps && !beside.is_finished() {
+                    std::thread::yield_now();
+                }
                 if beside.is_finished() {
                     break;
                 }
@@ -303,7 +308,9 @@ fn the_batch_class_makes_way_in_mid_step_and_loses_nothing() {
             }
             beside.join().unwrap()
         });
-        assert!(handle.metrics.broken_off.get() > 0, "it never made way");
+        // What a sliding window has dropped can't be brought back: there it makes way between two steps.
+        let breaks_off = model().cuttable_tokens() == usize::MAX;
+        assert_eq!(handle.metrics.broken_off.get() > 0, breaks_off);
         assert_eq!(usage.completion_tokens, 60);
         are_alike(&alone[0], &beside[0]);
     });
