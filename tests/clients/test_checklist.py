@@ -608,6 +608,11 @@ def test_line_43_keys_come_in_any_form_and_browsers_may_ask(gateway):
         refusal = anybody.post("/v1/chat/completions", json=chat("Hello"), headers={"origin": "https://app.example.com"})
         assert refusal.status_code == 401 and refusal.headers["access-control-allow-origin"] == "*"
         assert "x-request-id" in refusal.headers["access-control-expose-headers"]
+        # Who is no page has nothing of it.
+        plain = anybody.post("/v1/chat/completions", json=chat("Hello"))
+        assert plain.status_code == 401 and "x-request-id" in plain.headers
+        assert not [name for name in plain.headers if name.startswith("access-control-") or name == "vary"]
+        assert anybody.options("/v1/chat/completions").status_code == 405
 
 
 @pytest.mark.parametrize("streams", [True, False])

@@ -1,4 +1,4 @@
-//! Lines gather for a moment before they are written: a write for each takes a request's thread longer than the line itself.
+//! Lines gather for a moment before they are written, so that there is not a write for each.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ const ENOUGH: usize = 1 << 16;
 /// No more is written in one piece: a pipe takes so much without another process's lines in between (POSIX's `PIPE_BUF` on Linux).
 const UNBROKEN: usize = 4096;
 
-/// Where lines gather. What is in it when the last handle goes is written then.
+/// Where lines gather. Dropped, it writes what is there, and what comes later is written as it comes.
 pub(super) struct Gather {
     shared: Arc<Shared>,
 }
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Gather {
-    /// Before this.
+    /// On their way to this.
     pub(super) fn new(to: impl Write + Send + 'static) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
