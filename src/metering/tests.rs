@@ -201,6 +201,29 @@ async fn an_answer_ends_only_once_its_charge_stands() {
 }
 
 #[tokio::test]
+async fn an_in_flight_row_is_taken_out_where_there_is_one() {
+    for waits in [false, true] {
+        let (book, metering, writer) = metering(8);
+        let mut flight = flight(&metering);
+        let rows = || {
+            let batches = book.batches.lock().unwrap();
+            let rows = batches.iter().map(|batch| batch.checkpoints.len());
+            rows.sum::<usize>()
+        };
+        while waits && rows() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        flight.settle(USAGE).await.unwrap();
+        drop(flight);
+        finished(metering, writer).await;
+        let has_row = rows() > 0;
+        let batches = book.batches.lock().unwrap();
+        let ended = batches.iter().map(|batch| batch.ended.len());
+        assert_eq!(ended.sum::<usize>(), usize::from(has_row));
+    }
+}
+
+#[tokio::test]
 async fn a_dropped_stream_pays_for_what_it_got() {
     let (book, metering, writer) = metering(8);
     let flight = flight(&metering);

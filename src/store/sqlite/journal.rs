@@ -348,6 +348,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_new_files_name_is_brought_to_disk_until_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Mutex::new(State::default());
+        let append = |record: &[u8]| {
+            let done = lock(&state).append(folder.path(), Uuid::now_v7(), record);
+            done.unwrap();
+        };
+        append(b"one");
+        assert!(sync(&state, &folder.path().join("elsewhere")).is_err());
+        assert!(lock(&state).is_named, "it is tried again");
+        sync(&state, folder.path()).unwrap();
+        append(b"two");
+        assert!(!lock(&state).is_named, "the file is the same");
+        lock(&state).begin_anew();
+        append(b"three");
+        assert!(lock(&state).is_named);
+    }
+
+    #[tokio::test]
     async fn a_file_goes_once_all_of_it_is_booked_and_no_earlier() {
         let folder = tempfile::tempdir().unwrap();
         let files = || left_in(folder.path()).unwrap().len();
